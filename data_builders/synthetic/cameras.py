@@ -1,0 +1,129 @@
+"""Where the cameras are and how they see: fixed exocentric cameras round the table, one that moves with the head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_builders.synthetic.config import FRAMES_PER_SECOND
+from data_builders.synthetic.motion import Array
+
+HEAD_M = np.array([0.0, -0.44, 0.62])
+TABLE_CENTRE_M = np.array([0.0, 0.06, 0.04])
+EXO_DISTANCE_M = 1.25
+EXO_ELEVATION_RAD = np.deg2rad(48)
+EXO_ARC_RAD = np.deg2rad(70)
+"""Exocentric cameras stand on the far side of the table, up to this angle to the left and right of its middle."""
+EXO_FIELD_M = 0.98
+"""Width of the table that fills an exocentric frame at difficulty 0."""
+EGO_FIELD_RAD = np.deg2rad(66)
+NEAREST_DEPTH_M = 0.1
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera, fixed (T = 1) or moving (T frames)."""
+
+    name: str
+    width: int
+    height: int
+    position: Array
+    """[T, 3] metres."""
+    rotation: Array
+    """[T, 3, 3] rows: right, down, forward."""
+    focal_px: float
+    is_ego: bool = False
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the camera never moves."""
+        return len(self.position) == 1
+
+    def enlarged(self, factor: int) -> Camera:
+        """Returns the same view with `factor` times as many pixels per side."""
+        return replace(self, width=factor * self.width, height=factor * self.height, focal_px=factor * self.focal_px)
+
+    def during(self, first: int, last: int) -> Camera:
+        """Returns the camera restricted to frames [first, last); a fixed one is returned as it is."""
+        if self.is_fixed:
+            return self
+        return replace(self, position=self.position[first:last], rotation=self.rotation[first:last])
+
+    def project(self, points: Array) -> tuple[Array, Array]:
+        """Projects world points [..., T, 3] to pixels [..., T, 2] and depths [..., T] in metres."""
+        seen = np.einsum("tij,...tj->...ti", self.rotation, points - self.position)
+        depth = np.maximum(seen[..., 2], NEAREST_DEPTH_M)
+        pixels = seen[..., :2] * (self.focal_px / depth)[..., None]
+        return pixels + np.array([self.width / 2, self.height / 2]), depth
+
+    def sees(self, point: Array, frame: int) -> bool:
+        """Tells whether a world point [3] is inside the frame."""
+        pixels, _ = self.during(frame, frame + 1).project(point[None])
+        return bool((pixels >= 0).all() and (pixels < np.array([self.width, self.height])).all())
+
+
+def look_at(position: Array, target: Array, roll_rad: Array) -> Array:
+    """Returns rotations [T, 3, 3] of cameras at `position` [T, 3] that look at `target` [T, 3]."""
+    forward = target - position
+    forward = forward / np.linalg.norm(forward, axis=-1, keepdims=True)
+    right = np.cross(forward, np.array([0.0, 0.0, 1.0]))
+    right = right / np.linalg.norm(right, axis=-1, keepdims=True)
+    down = np.cross(forward, right)
+    cosine, sine = np.cos(roll_rad)[:, None], np.sin(roll_rad)[:, None]
+    return np.stack([cosine * right + sine * down, cosine * down - sine * right, forward], axis=1)
+
+
+def exo_cameras(
+    rng: np.random.Generator, names: list[str], size: tuple[int, int], difficulty: float
+) -> list[Camera]:
+    """Places fixed cameras evenly on an arc opposite the wearer.
+
+    With `difficulty` d the field grows by 1 + d, the azimuth turns by up to +-(5 + 40 d) degrees, the frame rolls by
+    up to +-12 d degrees, and the aim leaves the table's centre by up to 0.25 d metres.
+    """
+    width, height = size
+    cameras = []
+    for number, name in enumerate(names):
+        azimuth = (2 * (number + 0.5) / len(names) - 1) * EXO_ARC_RAD
+        azimuth += np.deg2rad(rng.uniform(-1, 1) * (5 + 40 * difficulty))
+        elevation = EXO_ELEVATION_RAD + np.deg2rad(rng.uniform(-4, 4))
+        direction = np.array(
+            [np.sin(azimuth) * np.cos(elevation), np.cos(azimuth) * np.cos(elevation), np.sin(elevation)]
+        )
+        aim = TABLE_CENTRE_M + 0.25 * difficulty * np.array([*rng.uniform(-1, 1, 2), 0.0])
+        position = TABLE_CENTRE_M + EXO_DISTANCE_M * direction
+        roll = np.deg2rad(rng.uniform(-12, 12) * difficulty)
+        focal_px = width * EXO_DISTANCE_M / (EXO_FIELD_M * (1 + difficulty))
+        rotation = look_at(position[None], aim[None], np.array([roll]))
+        cameras.append(Camera(name, width, height, position[None], rotation, focal_px))
+    return cameras
+
+
+def ego_camera(
+    rng: np.random.Generator, name: str, size: tuple[int, int], difficulty: float, attention: Array, glances: Array
+) -> Camera:
+    """Puts a camera on the head, which follows `attention` [T, 3] from near by.
+
+    With `difficulty` d the image is zoomed by 1 + 0.5 d, the head trembles by about 0.5 + 2.5 d degrees and rolls by up
+    to 14 d degrees, and `glances` [T, 3] (metres, offsets away from the action) are followed.
+    """
+    width, height = size
+    num_frames = len(attention)
+    time_s = np.arange(num_frames) / FRAMES_PER_SECOND
+    calm_target = 0.45 * TABLE_CENTRE_M + 0.55 * attention
+    tremble = np.stack([_wander(rng, time_s) for _ in range(3)], axis=1)
+    distance = np.linalg.norm(calm_target - HEAD_M, axis=1, keepdims=True)
+    target = calm_target + glances + distance * np.deg2rad(0.5 + 2.5 * difficulty) * tremble
+    position = HEAD_M + 0.02 * np.stack([_wander(rng, time_s) for _ in range(3)], axis=1)
+    roll = np.deg2rad(14 * difficulty) * _wander(rng, time_s)
+    focal_px = (1 + 0.5 * difficulty) * height / 2 / np.tan(EGO_FIELD_RAD / 2)
+    return Camera(name, width, height, position, look_at(position, target, roll), focal_px, is_ego=True)
+
+
+def _wander(rng: np.random.Generator, time_s: Array) -> NDArray[np.float64]:
+    """A smooth movement within about +-1: three sinusoids of human head frequencies."""
+    frequencies, phases = rng.uniform(0.15, 1.2, 3), rng.uniform(0, 2 * np.pi, 3)
+    waves = np.sin(2 * np.pi * frequencies * time_s[:, None] + phases)
+    return np.asarray(waves @ np.array([0.5, 0.3, 0.2]))

@@ -1,0 +1,172 @@
+"""Puts every question to a model: a clip is decoded and encoded once, an answer is written as soon as it exists."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy
+from numpy.typing import NDArray
+
+from eval.answerer import Answerer, EncodedVideo
+from eval.parsing import parse_choice
+from eval.predictions import Failure, PredictionStore
+from eval.prompts import PromptTemplate, choice_turn, open_turn
+from eval.questions import by_clip
+from eval.scoring import best_option
+from exo2ego.console import track
+from exo2ego.data.prompting import LETTERS
+from exo2ego.data.video import read_frames
+from exo2ego.errors import DataError, EvaluationError, VideoError
+from exo2ego.records import AnswerMode, Prediction, Question
+from exo2ego.storage import hash_text
+
+
+@dataclass(frozen=True)
+class AnswerPlan:
+    """How questions are put."""
+
+    modes: tuple[AnswerMode, ...]
+    choice_prompt: PromptTemplate
+    likelihood_prompt: PromptTemplate
+    data_root: Path
+    use_exo_videos: bool
+    """Show one of `meta["exo_videos"]` in place of the question's own video."""
+    seed: int
+    max_failures: int
+    """Questions that may stay unanswered because their video is unreadable."""
+
+
+def answer_all(questions: Sequence[Question], answerer: Answerer, plan: AnswerPlan, store: PredictionStore) -> None:
+    """Answers what `store` does not hold yet.
+
+    Raises `EvaluationError` when a stored answer belongs to another prompt, `DataError` when too many videos are
+    unreadable.
+    """
+    _require_same_prompts(questions, answerer, plan, store)
+    num_failed = 0
+    for clip_questions in track(by_clip(questions), "clips"):
+        missing = [
+            (question, mode)
+            for question in clip_questions
+            for mode in plan.modes
+            if (question.question_id, mode) not in store.done
+        ]
+        if not missing:
+            continue
+        try:
+            frames = _frames(clip_questions[0], answerer, plan)
+        except VideoError as error:
+            num_failed += len({question.question_id for question, _ in missing})
+            _record_failures(missing, error, store)
+            _require_within_budget(num_failed, len(questions), plan, error)
+            continue
+        video = answerer.encode(frames)
+        for question, mode in missing:
+            store.add(_answer(question, mode, video, answerer, plan))
+
+
+def answer_first(questions: Sequence[Question], answerer: Answerer, plan: AnswerPlan) -> list[tuple[str, Prediction]]:
+    """Returns prompt and answer of the first question in every mode; nothing is written."""
+    question = questions[0]
+    video = answerer.encode(_frames(question, answerer, plan))
+    return [
+        (_prompt(question, mode, answerer, plan), _answer(question, mode, video, answerer, plan)) for mode in plan.modes
+    ]
+
+
+def _frames(question: Question, answerer: Answerer, plan: AnswerPlan) -> NDArray[numpy.uint8]:
+    path = plan.data_root / shown_video(question, plan)
+    return read_frames(path, question.start_s, question.end_s, answerer.num_frames, within=plan.data_root)
+
+
+def shown_video(question: Question, plan: AnswerPlan) -> str:
+    """Returns the video to show: the question's own, or one exo video chosen by seed and clip."""
+    if not plan.use_exo_videos:
+        return question.video
+    videos = question.meta.get("exo_videos")
+    if not videos:
+        raise EvaluationError(f"question {question.question_id} has no meta.exo_videos, which view=exo shows")
+    return str(random.Random(f"{plan.seed}/{question.video}/{question.start_s}").choice(videos))
+
+
+def _prompt(question: Question, mode: AnswerMode, answerer: Answerer, plan: AnswerPlan) -> str:
+    if mode == "likelihood":
+        return answerer.render(open_turn(plan.likelihood_prompt, question.question))
+    return answerer.render(choice_turn(plan.choice_prompt, question.question, question.options))
+
+
+def _prompt_hash(prompt: str, options: Sequence[str]) -> str:
+    return hash_text(json.dumps([prompt, *options]))
+
+
+def _answer(
+    question: Question, mode: AnswerMode, video: EncodedVideo, answerer: Answerer, plan: AnswerPlan
+) -> Prediction:
+    began = time.perf_counter()
+    prompt = _prompt(question, mode, answerer, plan)
+    output: str | None = None
+    scores: list[float] | None = None
+    if mode == "generate":
+        output = answerer.generate(video, prompt)
+        chosen = parse_choice(output, question.options).index
+    elif mode == "letter":
+        scores = answerer.score_letters(video, prompt, LETTERS[: len(question.options)])
+        chosen = best_option(scores)
+    else:
+        scores = answerer.score_options(video, prompt, question.options)
+        chosen = best_option(scores)
+    return Prediction(
+        id=question.question_id,
+        task=question.task,
+        mode=mode,
+        prompt_hash=_prompt_hash(prompt, question.options),
+        raw_output=output,
+        option_scores=scores,
+        predicted_index=chosen,
+        answer_index=question.answer_index,
+        num_options=len(question.options),
+        video=question.video,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _require_same_prompts(
+    questions: Sequence[Question], answerer: Answerer, plan: AnswerPlan, store: PredictionStore
+) -> None:
+    for question in questions:
+        for mode in plan.modes:
+            former = store.done.get((question.question_id, mode))
+            prompt = _prompt(question, mode, answerer, plan) if former else ""
+            if former and former.prompt_hash != _prompt_hash(prompt, question.options):
+                raise EvaluationError(
+                    f"{store.folder}: question {question.question_id} was answered to another prompt ({mode}); "
+                    "answers to different prompts are never mixed: give a new folder as output=…"
+                )
+
+
+def _record_failures(missing: Sequence[tuple[Question, AnswerMode]], error: VideoError, store: PredictionStore) -> None:
+    for question, mode in missing:
+        store.fail(
+            Failure(
+                id=question.question_id,
+                task=question.task,
+                mode=mode,
+                video=error.path,
+                reason=error.reason,
+                detail=error.detail,
+            )
+        )
+
+
+def _require_within_budget(num_failed: int, num_questions: int, plan: AnswerPlan, last: VideoError) -> None:
+    if num_failed > plan.max_failures:
+        raise DataError(
+            f"{num_failed} of {num_questions} questions cannot be answered because their video is unreadable, "
+            f"{plan.max_failures} may; the last: {last}; all are listed in failures.jsonl of the output folder. "
+            "Repair the videos or raise max_failure_rate"
+        )

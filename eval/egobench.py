@@ -1,0 +1,144 @@
+"""Zero-shot evaluation of a model on question files in the EgoBench record format: `python -m eval.egobench`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+import exo2ego
+from eval.answerer import Answerer, PromptForm
+from eval.answering import AnswerPlan, answer_all, answer_first
+from eval.predictions import PredictionStore
+from eval.prompts import PROMPTS
+from eval.questions import read_questions
+from eval.report import markdown, write_report
+from exo2ego.command_line import RunOptions, run_configured
+from exo2ego.config import Config
+from exo2ego.console import console
+from exo2ego.errors import DataError
+from exo2ego.model.options import View
+from exo2ego.provenance import provenance
+from exo2ego.records import AnswerMode, Question
+from exo2ego.storage import hash_file
+
+DESCRIPTION = """\
+Answers multiple-choice questions about videos and writes predictions.jsonl (one line per question), results.json and
+results.md to the output folder. The same command continues where a run was stopped."""
+
+
+class EgoBenchConfig(Config):
+    """What to ask, whom, and how."""
+
+    model: Path
+    """Run folder, checkpoint or exported model."""
+    questions: list[Path] = Field(min_length=1)
+    """Question files (JSONL), one or several."""
+    data_root: Path
+    """Folder that the questions' video paths are relative to."""
+    output: Path
+    """Folder for predictions and results."""
+    modes: list[AnswerMode] = Field(default=["likelihood"], min_length=1)
+    """likelihood: mean token log-probability of each option's text (EgoPlan); letter: log-probability of each option's
+    letter; generate: generated text, parsed strictly."""
+    form: PromptForm = "chat"
+    """chat: the language model's template, for models after stage 3; plain: the option follows the video directly, as
+    narrations do in training before stage 3 (likelihood only)."""
+    prompt: str = "first_person@1"
+    """Prompt of letter and generate: name@version in eval/prompts.py (Exo2Ego Table 16, row 3)."""
+    likelihood_prompt: str = "question_only@1"
+    """Prompt of likelihood in chat form: name@version in eval/prompts.py."""
+    view: View | None = None
+    """ego: x and F(x); ego_only: x; exo: the teacher on one of the question's exo videos; null: the model's own."""
+    seed: int = 0
+    """Chooses the exo video of each clip when view is exo."""
+    max_new_tokens: int = Field(default=32, ge=1)
+    """Tokens at most in generate mode."""
+    max_failure_rate: float = Field(default=0.01, ge=0, le=1)
+    """Share of questions that may be unanswered because their video is unreadable, before the run stops."""
+
+    @field_validator("questions", "modes", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return value if isinstance(value, list) else [value]
+
+    @field_validator("prompt", "likelihood_prompt")
+    @classmethod
+    def _prompt_is_known(cls, value: str) -> str:
+        if value not in PROMPTS:
+            raise ValueError(f"is not a prompt; known: {', '.join(PROMPTS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _plain_form_has_no_letters(self) -> EgoBenchConfig:
+        if self.form == "plain" and set(self.modes) != {"likelihood"}:
+            raise ValueError("modes: the plain form can only score options: set modes=[likelihood] or form=chat")
+        return self
+
+
+def run_key(config: EgoBenchConfig, answerer: Answerer) -> dict[str, Any]:
+    """Returns what must be equal for two runs' predictions to belong together."""
+    return {
+        "exo2ego": exo2ego.__version__,
+        "model": answerer.identity,
+        "questions": sorted(hash_file(path) for path in config.questions),
+        "form": config.form,
+        "prompt": config.prompt,
+        "likelihood_prompt": config.likelihood_prompt,
+        "view": config.view,
+        "seed": config.seed,
+        "max_new_tokens": config.max_new_tokens,
+    }
+
+
+def evaluate(config: EgoBenchConfig, options: RunOptions) -> int:
+    """Answers every question, or the first one in a dry run, and writes the report."""
+    questions = read_questions(config.questions)
+    if not config.data_root.is_dir():
+        raise DataError(f"data_root {config.data_root} is not a folder; give the one the video paths are relative to")
+    answerer = _load(config)
+    plan = AnswerPlan(
+        modes=tuple(dict.fromkeys(config.modes)),
+        choice_prompt=PROMPTS[config.prompt],
+        likelihood_prompt=PROMPTS[config.likelihood_prompt],
+        data_root=config.data_root,
+        use_exo_videos=config.view == "exo",
+        seed=config.seed,
+        max_failures=int(config.max_failure_rate * len(questions)),
+    )
+    if options.dry_run:
+        _show(questions, answer_first(questions, answerer, plan))
+        return 0
+    key = run_key(config, answerer)
+    made_by = provenance(config.model_dump(mode="json"), config.seed, {str(p): hash_file(p) for p in config.questions})
+    folder = config.output if options.resume in (None, "auto") else Path(options.resume)
+    with PredictionStore(folder, key, made_by) as store:
+        answer_all(questions, answerer, plan, store)
+    console.print(markdown(write_report(folder)), markup=False)
+    return 0
+
+
+def _load(config: EgoBenchConfig) -> Answerer:
+    from eval.exo2ego_answerer import Exo2EgoAnswerer  # imports torch
+
+    return Exo2EgoAnswerer.load(config.model, form=config.form, view=config.view, max_new_tokens=config.max_new_tokens)
+
+
+def _show(questions: Sequence[Question], asked: Sequence[tuple[str, Any]]) -> None:
+    tasks = sorted({question.task for question in questions})
+    console.print(f"{len(questions)} questions of {len(tasks)} tasks: {', '.join(tasks)}", markup=False)
+    for prompt, prediction in asked:
+        console.print(f"\n--- {prediction.mode} ---\n{prompt}\n--- answer ---", markup=False)
+        console.print(prediction.to_row(), markup=False)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `python -m eval.egobench`."""
+    return run_configured("eval.egobench", DESCRIPTION, EgoBenchConfig, evaluate, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

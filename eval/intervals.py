@@ -1,0 +1,71 @@
+"""Confidence intervals of an accuracy when questions about the same video are alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An interval of proportions."""
+
+    low: float
+    high: float
+
+
+def wilson_interval(proportion: float, count: float, confidence: float = 0.95) -> Interval:
+    """Returns Wilson's score interval of a proportion among `count` independent answers (`count` may be fractional)."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    centre = (proportion + z * z / (2 * count)) / (1 + z * z / count)
+    spread = proportion * (1 - proportion) / count + z * z / (4 * count * count)
+    half_width = z * math.sqrt(spread) / (1 + z * z / count)
+    return Interval(max(0.0, centre - half_width), min(1.0, centre + half_width))
+
+
+def clustered_interval(correct: Sequence[bool], clusters: Sequence[str], confidence: float = 0.95) -> Interval:
+    """Returns Wilson's interval at the effective number of answers, given which video each answer belongs to.
+
+    The design effect is the cluster-robust variance of the accuracy over its binomial variance, never below 1; the
+    effective number is reduced once more for the degrees of freedom, (z / t)² with t at clusters - 1 (Korn and Graubard
+    1998). Where no answer or every answer is right, each video counts once; one video alone says nothing: [0, 1].
+
+    Chosen because it keeps its promise with few videos: over 6 to 100 videos, accuracy .2 to .95, correlation within
+    a video 0 to .3, its simulated coverage stays above .88 (at .2 and .6 above .91), where the percentile bootstrap
+    over videos falls to .61 and the interval that ignores videos to .53 (`tests/eval/test_intervals.py`).
+    """
+    right = numpy.asarray(correct, dtype=float)
+    _, cluster_of = numpy.unique(numpy.asarray(clusters), return_inverse=True)
+    sizes = numpy.bincount(cluster_of)
+    if len(sizes) < 2:
+        return Interval(0.0, 1.0)
+    count, accuracy = len(right), float(right.mean())
+    binomial_variance = accuracy * (1 - accuracy) / count
+    if binomial_variance > 0:
+        surplus = numpy.bincount(cluster_of, weights=right) - accuracy * sizes
+        variance = float((surplus**2).sum()) / count**2 * len(sizes) / (len(sizes) - 1)
+        effective = count / max(1.0, variance / binomial_variance)
+    else:
+        effective = float(len(sizes))
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    return wilson_interval(accuracy, effective * (z / student_quantile(len(sizes) - 1, confidence)) ** 2, confidence)
+
+
+def student_quantile(degrees: int, confidence: float = 0.95) -> float:
+    """Returns the two-sided quantile of Student's t (closed forms; from 3 degrees Abramowitz and Stegun 26.7.5)."""
+    if degrees == 1:
+        return math.tan(math.pi * confidence / 2)
+    if degrees == 2:
+        return confidence * math.sqrt(2 / (1 - confidence * confidence))
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / degrees**power for power, term in enumerate(terms, 1))

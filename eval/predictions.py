@@ -1,0 +1,101 @@
+"""The output folder of an evaluation: what belongs to which run, predictions line by line, failures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import Field, ValidationError
+
+from exo2ego.errors import DataError, EvaluationError
+from exo2ego.records import AnswerMode, Prediction, Record
+from exo2ego.storage import JsonlAppender, read_json, read_jsonl, write_json
+
+RUN_FILE = "run.json"
+PREDICTIONS_FILE = "predictions.jsonl"
+FAILURES_FILE = "failures.jsonl"
+
+RecordType = TypeVar("RecordType", bound=Record)
+
+
+class Failure(Record):
+    """A question that was not answered because its video cannot be read."""
+
+    question_id: str = Field(alias="id")
+    task: str
+    mode: AnswerMode
+    video: str
+    reason: str
+    detail: str
+
+
+class PredictionStore:
+    """Appends predictions to a folder that belongs to one run key; a rerun with the same key continues.
+
+    Raises `EvaluationError` when the folder holds predictions of another run.
+    """
+
+    def __init__(self, folder: Path, key: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+        self.folder = folder
+        _claim(folder, dict(key), provenance)
+        # opening first removes a half-written last line
+        self._predictions = JsonlAppender(folder / PREDICTIONS_FILE)
+        self.done = {(row.question_id, row.mode): row for row in read_predictions(folder)}
+        (folder / FAILURES_FILE).unlink(missing_ok=True)  # failed questions are tried again in every run
+        self._failures = JsonlAppender(folder / FAILURES_FILE)
+
+    def __enter__(self) -> PredictionStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._predictions.close()
+        self._failures.close()
+
+    def add(self, prediction: Prediction) -> None:
+        """Appends one prediction."""
+        self._predictions.append(prediction.to_row())
+        self.done[prediction.question_id, prediction.mode] = prediction
+
+    def fail(self, failure: Failure) -> None:
+        """Records one question that cannot be answered."""
+        self._failures.append(failure.to_row())
+
+
+def _claim(folder: Path, key: dict[str, Any], provenance: Mapping[str, Any]) -> None:
+    if not (folder / RUN_FILE).exists():
+        if (folder / PREDICTIONS_FILE).exists():
+            raise EvaluationError(f"{folder}: holds predictions but no {RUN_FILE}; give a new folder as output=…")
+        write_json(folder / RUN_FILE, {"key": key, "provenance": provenance})
+        return
+    former = read_json(folder / RUN_FILE, "description of the run").get("key", {})
+    changed = [name for name in {**former, **key} if former.get(name) != key.get(name)]
+    if changed:
+        differences = "\n  ".join(f"{name}: there {former.get(name)!r}, now {key.get(name)!r}" for name in changed)
+        raise EvaluationError(
+            f"{folder}: holds the predictions of another run, which are never mixed; give a new folder as output=… "
+            f"or remove this one. Different:\n  {differences}"
+        )
+
+
+def read_predictions(folder: Path) -> list[Prediction]:
+    """Reads the predictions of a run; raises `DataError` for a damaged file or a question answered twice."""
+    predictions = _read(folder / PREDICTIONS_FILE, Prediction)
+    if len({(row.question_id, row.mode) for row in predictions}) < len(predictions):
+        raise DataError(f"{folder / PREDICTIONS_FILE}: a question has two predictions; two runs wrote into this folder")
+    return predictions
+
+
+def read_failures(folder: Path) -> list[Failure]:
+    """Reads the failures of a run's last pass."""
+    return _read(folder / FAILURES_FILE, Failure)
+
+
+def _read(path: Path, record: type[RecordType]) -> list[RecordType]:
+    rows = []
+    for number, row in enumerate(read_jsonl(path, "file of an evaluation"), 1):
+        try:
+            rows.append(record.model_validate(row))
+        except ValidationError as error:
+            raise DataError(f"{path}: row {number} is not a {record.__name__}: {error.errors()[0]['msg']}") from error
+    return rows

@@ -1,0 +1,124 @@
+"""The shape every command shares: `--config file.yaml key=value …`, `--help`, `--print-config`, one-line errors."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import select
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.text import Text
+
+from exo2ego.config import Config, ConfigType, describe_fields, load_config, to_yaml
+from exo2ego.console import error_console
+from exo2ego.errors import ConfigError, DataError, Exo2EgoError
+
+INTERRUPTED = 130
+MACHINE_FAULTS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EEXIST,
+    errno.ENOTDIR,
+}
+"""Errors of the disk, permissions or a mistyped path, wherever they strike: a message, not a traceback."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line says beside the configuration."""
+
+    dry_run: bool = False
+    resume: str | None = None
+
+
+def run_safely(action: Callable[[], int | None], debug: bool) -> int:
+    """Runs `action`; expected errors become one message and an exit code, Ctrl-C exits with 130."""
+    try:
+        return action() or 0
+    except Exo2EgoError as error:
+        if debug:
+            raise
+        return _report(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        error_console.print("interrupted: what was finished is kept; run the same command again to continue")
+        return INTERRUPTED
+    except BrokenPipeError:
+        if not _reader_has_left():
+            raise
+        return 0
+    except OSError as error:
+        if debug or error.errno not in MACHINE_FAULTS:
+            raise
+        return _report(f"{error.filename or 'while writing'}: {error.strerror}", DataError.exit_code)
+
+
+def _report(message: str, exit_code: int) -> int:
+    error_console.print(Text.assemble(("error", "bold red"), " ", message))
+    return exit_code
+
+
+def _reader_has_left() -> bool:
+    """Whether the reader of our output (head, less) closed it; if so, what is still to be written goes nowhere."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    has_left = any(events & select.POLLERR for _, events in poll.poll(0))
+    if has_left:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return has_left
+
+
+def run_configured(
+    module: str,
+    description: str,
+    config_class: type[ConfigType],
+    action: Callable[[ConfigType, RunOptions], int | None],
+    argv: Sequence[str] | None = None,
+    *,
+    long_running: bool = True,
+) -> int:
+    """Parses the command line of a configured entry point, validates its configuration and runs `action`."""
+    parser = _parser(module, description, config_class, long_running)
+    arguments = parser.parse_intermixed_args(argv)
+
+    def act() -> int | None:
+        if arguments.config is None and not arguments.overrides and _needs_values(config_class):
+            raise ConfigError(f"give --config FILE.yaml; see `python -m {module} --help`")
+        config = load_config(config_class, arguments.config, arguments.overrides)
+        if arguments.print_config:
+            print(to_yaml(config), end="", flush=True)  # exactly the text: the console would replace `:smile:`
+            return 0
+        options = RunOptions(getattr(arguments, "dry_run", False), getattr(arguments, "resume", None))
+        return action(config, options)
+
+    return run_safely(act, arguments.debug)
+
+
+def _needs_values(config_class: type[Config]) -> bool:
+    return any(field.is_required() for field in config_class.model_fields.values())
+
+
+def _parser(module: str, description: str, config_class: type[Config], long_running: bool) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        epilog="configuration keys (give them in the file or as key=value):\n\n" + describe_fields(config_class),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="configuration file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides of single keys")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
+    parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
+    if long_running:
+        parser.add_argument("--dry-run", action="store_true", help="build all, do one step, print the plan, exit")
+        parser.add_argument(
+            "--resume", metavar="auto|DIR", help="continue from the newest checkpoint of the output folder, or from DIR"
+        )
+    return parser

@@ -1,0 +1,116 @@
+"""The processor: frames to pixels, text to token ids, one placeholder per visual token (transformers conventions)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import BatchFeature, PreTrainedTokenizerBase
+from transformers.processing_utils import ProcessorMixin
+
+from exo2ego.data.pixels import preprocess
+from exo2ego.errors import DataError
+
+VIDEO_TOKEN = "<video>"  # noqa: S105 - a token of the language model's vocabulary
+# CLIP's pixel statistics, the ones of openai/clip-vit-large-patch14-336
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Exo2EgoProcessor(ProcessorMixin):
+    """Prepares one clip and its text exactly as in training; saved beside every exported model."""
+
+    attributes = ["tokenizer"]
+    tokenizer_class = "AutoTokenizer"
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        num_video_tokens: dict[str, int] | None = None,
+        num_frames: int = 16,
+        image_size: int = 336,
+        patch_size: int = 14,
+        aspect: str = "pad",
+        image_mean: tuple[float, ...] = CLIP_MEAN,
+        image_std: tuple[float, ...] = CLIP_STD,
+        default_view: str = "ego",
+        chat_template: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.num_video_tokens = num_video_tokens or {}
+        self.num_frames = num_frames
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.aspect = aspect
+        self.image_mean = tuple(image_mean)
+        self.image_std = tuple(image_std)
+        self.default_view = default_view
+        self.video_token = VIDEO_TOKEN
+        self.video_token_id = tokenizer.convert_tokens_to_ids(VIDEO_TOKEN)
+        super().__init__(tokenizer, chat_template=chat_template)
+
+    @property
+    def video_placeholder(self) -> str:
+        """Returns the text that stands for the video in a prompt."""
+        return VIDEO_TOKEN
+
+    def pixels(self, frames: NDArray[numpy.uint8]) -> tuple[Tensor, Tensor]:
+        """Turns frames [T, H, W, 3] uint8 into pixels [T, 3, S, S] float32 and the patch mask [L] of real picture."""
+        pixels, mask = preprocess(
+            frames,
+            self.image_size,
+            self.aspect,
+            mean=self.image_mean,
+            std=self.image_std,
+            patch_size=self.patch_size,
+        )
+        return pixels, mask.flatten()
+
+    def plain_prompt(self) -> str:
+        """Returns the prompt of narrations: the video alone, the text follows directly (A14)."""
+        return VIDEO_TOKEN
+
+    def chat_prompt(self, text: str) -> str:
+        """Returns a user turn with the video first, in the tokenizer's own template or Mistral's (VideoLLaMA2)."""
+        content = f"{VIDEO_TOKEN}\n{text}"
+        if getattr(self.tokenizer, "chat_template", None):
+            turn = [{"role": "user", "content": content}]
+            prompt: str = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+            return prompt.removeprefix(self.tokenizer.bos_token or "")
+        return f"[INST] {content} [/INST]"
+
+    def encode_prompt(self, prompt: str, view: str | None = None) -> list[int]:
+        """Returns BOS and the prompt's ids with the placeholder repeated once per visual token of `view`.
+
+        Raises `DataError` when the prompt does not hold exactly one `<video>`.
+        """
+        ids = list(self.tokenizer(prompt, add_special_tokens=False).input_ids)
+        if ids.count(self.video_token_id) != 1:
+            raise DataError(
+                f"a prompt needs exactly one {VIDEO_TOKEN}, got {ids.count(self.video_token_id)}: {prompt!r}"
+            )
+        at = ids.index(self.video_token_id)
+        count = self.num_video_tokens[view or self.default_view]
+        begin = [self.tokenizer.bos_token_id] if self.tokenizer.bos_token_id is not None else []
+        return begin + ids[:at] + [self.video_token_id] * count + ids[at + 1 :]
+
+    def encode_continuation(self, text: str) -> list[int]:
+        """Returns the ids of an answer after a prompt, EOS at the end; a `<video>` inside a text is plain text."""
+        cleaned = text.replace(VIDEO_TOKEN, "video")
+        return [*self.tokenizer(cleaned, add_special_tokens=False).input_ids, self.tokenizer.eos_token_id]
+
+    def prepare(self, prompt: str, frames: NDArray[numpy.uint8], view: str | None = None) -> dict[str, Tensor]:
+        """Returns input_ids [1, S], attention_mask [1, S] and pixel_values_videos [1, T, 3, S, S] of one prompt."""
+        ids = torch.tensor([self.encode_prompt(prompt, view)])
+        pixels, _ = self.pixels(frames)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values_videos": pixels.unsqueeze(0)}
+
+    def __call__(  # type: ignore[override]
+        self, text: str, videos: NDArray[numpy.uint8], return_tensors: str = "pt", **kwargs: Any
+    ) -> BatchFeature:
+        """Prepares one prompt with one video [T, H, W, 3]; a prompt without `<video>` becomes a chat turn."""
+        prompt = text if VIDEO_TOKEN in text else self.chat_prompt(text)
+        return BatchFeature(self.prepare(prompt, videos), tensor_type=return_tensors)

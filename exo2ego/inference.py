@@ -1,0 +1,92 @@
+"""Loading a trained model for answering, and exporting it without what only training needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from peft.tuners.lora import LoraLayer
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from exo2ego.data.processor import Exo2EgoProcessor
+from exo2ego.errors import CheckpointError
+from exo2ego.model.configuration import Exo2EgoConfig
+from exo2ego.model.modeling import Exo2EgoForConditionalGeneration
+from exo2ego.model.options import ModelOptions
+from exo2ego.model.parts import ModelParts
+from exo2ego.storage import atomic_path, read_json
+from exo2ego.train.assembly import assemble, build_processor, load_trained
+from exo2ego.train.checkpoint import Checkpoint, find_checkpoint
+
+AutoConfig.register(Exo2EgoConfig.model_type, Exo2EgoConfig, exist_ok=True)
+AutoModelForImageTextToText.register(Exo2EgoConfig, Exo2EgoForConditionalGeneration, exist_ok=True)
+AutoProcessor.register(Exo2EgoConfig, Exo2EgoProcessor, exist_ok=True)
+
+
+def load(path: Path | str) -> tuple[Exo2EgoForConditionalGeneration, Exo2EgoProcessor]:
+    """Loads a run folder, a checkpoint or an exported model in eval mode, on the GPU where there is one.
+
+    The processor's `default_view` is the view that the stage trained. Raises `CheckpointError`.
+    """
+    path = Path(path)
+    model, processor = _load_exported(path) if is_exported(path) else load_checkpoint(find_checkpoint(path))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device).eval(), processor
+
+
+def is_exported(path: Path) -> bool:
+    """Says whether a folder holds an exported model."""
+    config = path / "config.json"
+    return config.is_file() and read_json(config, "model configuration").get("model_type") == Exo2EgoConfig.model_type
+
+
+def _load_exported(path: Path) -> tuple[Exo2EgoForConditionalGeneration, Exo2EgoProcessor]:
+    model, report = AutoModelForImageTextToText.from_pretrained(str(path), output_loading_info=True)
+    if report["missing_keys"] or report["unexpected_keys"] or report["mismatched_keys"]:
+        raise CheckpointError(
+            f"{path}: missing {sorted(report['missing_keys'])[:3]}, unexpected {sorted(report['unexpected_keys'])[:3]}, "
+            f"misshapen {sorted(report['mismatched_keys'])[:3]}: the export is damaged or of another version"
+        )
+    return model, AutoProcessor.from_pretrained(str(path))
+
+
+def load_checkpoint(checkpoint: Checkpoint) -> tuple[Exo2EgoForConditionalGeneration, Exo2EgoProcessor]:
+    """Builds the model of a checkpoint from base weights and its chain of parents."""
+    record = checkpoint.record
+    options = ModelOptions.model_validate(record["model"])
+    parts = ModelParts.model_validate(record["parts"])
+    model, tokenizer = assemble(options, parts, checkpoint, record["provenance"]["seed"])
+    processor = build_processor(model, tokenizer, options.aspect)
+    processor.default_view = record["view"]
+    return model, processor
+
+
+def merge_adapters(model: Exo2EgoForConditionalGeneration) -> int:
+    """Adds the LoRA updates to the weights they adapt and removes the adapters; returns how many there were."""
+    adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    for name, module in adapted.items():
+        module.merge()
+        parent, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(parent), attribute, module.base_layer)
+    return len(adapted)
+
+
+def export_for_inference(source: Path | str, output_dir: Path | str) -> Path:
+    """Writes a run's model without teacher and G, adapters merged, as one folder for the Auto classes; returns it."""
+    model, processor = load(source)
+    model = model.cpu()
+    merge_adapters(model)
+    config = Exo2EgoConfig.from_dict({**model.config.to_dict(), "has_teacher": False, "has_inverse": False})
+    exported = Exo2EgoForConditionalGeneration(config)
+    load_trained(exported, dict(model.named_parameters()), where=str(source))
+    exported.to(dtype=next(model.model.language_model.parameters()).dtype)
+    exported.generation_config.suppress_tokens = [config.video_token_id]
+    processor.default_view = config.default_view
+    processor.num_video_tokens = {
+        view: count for view, count in processor.num_video_tokens.items() if view != "exo"
+    }
+    target = Path(output_dir)
+    with atomic_path(target) as folder:
+        exported.save_pretrained(str(folder))
+        processor.save_pretrained(str(folder))
+    return target

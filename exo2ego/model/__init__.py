@@ -1,0 +1,1 @@
+"""The Exo2Ego model and its parts."""

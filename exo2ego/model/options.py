@@ -1,0 +1,115 @@
+"""The model section of a configuration: which towers, connector, mappers, fusion and language model (torch-free)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from exo2ego.config import Config
+
+View = Literal["ego", "ego_only", "exo"]
+"""What the language model sees: `ego` = x and F(x); `ego_only` = x; `exo` = y from the teacher tower."""
+
+TEACHER_INITS = ("base", "ego")
+
+
+class PartOptions(Config):
+    """Where a tower or language model comes from: published weights, or an architecture with random weights."""
+
+    from_pretrained: str | None = None
+    """Folder or hub name to load weights from, for example openai/clip-vit-large-patch14-336."""
+    architecture: dict[str, Any] | None = None
+    """transformers configuration of a model with random weights: `model_type` and its sizes."""
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> PartOptions:
+        if (self.from_pretrained is None) == (self.architecture is None):
+            raise ValueError("give either from_pretrained or architecture")
+        return self
+
+
+class ConnectorOptions(Config):
+    """What turns feature maps into language model tokens (VideoLLaMA2 STC)."""
+
+    kind: Literal["stc", "stc_v35", "stp", "mlp", "linear"] = "stc"
+    """stc: 1521 tokens for 16 frames of 24x24; stc_v35 (no padding) and stp (average pooling): 1152; mlp, linear: 576."""
+    depth: int = 4
+    """RegStage blocks before and after the sampler (VideoLLaMA2: 4)."""
+    sharing: Literal["shared", "per_branch"] = "shared"
+    """One connector for both views, or one each (not stated in the paper: A8)."""
+
+
+class MapperOptions(Config):
+    """The mapping functions F (ego to exo) and G (exo to ego): nine ResNet blocks (Exo2Ego §5.1, CycleGAN generator)."""
+
+    kind: Literal["resnet", "fc", "none"] = "resnet"
+    """resnet: CycleGAN generator; fc: two linear layers (Exo2Ego Table 7, row 5); none: no mapping."""
+    position: Literal["encoder", "connector"] = "encoder"
+    """On tower features or on connector tokens (not stated in the paper: A3)."""
+    width: int = 64
+    """Channels after the stem (CycleGAN's ngf; not stated in the paper: A6)."""
+    num_blocks: int = 9
+    """ResNet blocks at the bottleneck (Exo2Ego §5.1)."""
+    norm: Literal["instance", "layer", "group", "none"] = "instance"
+    """instance is CycleGAN's; it makes F blind to a frame's per-channel mean and scale (A6)."""
+    residual: bool = False
+    """Learn F(x) - x with a zero-initialised last layer, so that F starts as the identity (A6)."""
+
+
+class ModelOptions(Config):
+    """Architecture of an Exo2Ego model; every stage of one run chain has the same."""
+
+    vision_tower: PartOptions
+    """CLIP-Large-336 in the paper (Exo2Ego §5.1)."""
+    teacher_tower: PartOptions | None = None
+    """The exocentric tower when it differs from vision_tower; null = the same."""
+    teacher_init: Literal["base", "ego"] = "base"
+    """Start of the teacher in stage 1: base = vision_tower's own source; ego = a copy of the initialised ego tower (A20)."""
+    language_model: PartOptions
+    """Mistral-7B-Instruct-v0.2 in the paper (Exo2Ego §5.1)."""
+    tokenizer: str | None = None
+    """Folder or hub name of the tokenizer; null = that of language_model."""
+    videollama2: str | None = None
+    """VideoLLaMA2 checkpoint folder whose connector starts ours, for example VideoLLaMA2-7B-16F-Base (A1); null = none."""
+    connector: ConnectorOptions = ConnectorOptions()
+    """Feature maps to tokens."""
+    mapper: MapperOptions = MapperOptions()
+    """F and G."""
+    fusion: Literal["token_concat", "time_concat", "channel_concat", "channel_concat_tokens", "sum"] = "token_concat"
+    """How x and F(x) enter the language model (A5)."""
+    fusion_order: Literal["ego_first", "exo_first"] = "ego_first"
+    """Order of the two branches in a concatenation (Exo2Ego §4.4 text order: x, F(x); A7)."""
+    view_embedding: bool = False
+    """Add a learned, zero-initialised vector per branch to its tokens (A7)."""
+    vision_feature_layer: int = -2
+    """Hidden layer of the tower whose output is used; later layers are not built (VideoLLaMA2: -2)."""
+    num_frames: int = 16
+    """Frames per clip (Exo2Ego §5.1)."""
+    aspect: Literal["pad", "crop", "squash"] = "pad"
+    """How a frame becomes square; pad keeps everything and masks the grey patches in KL and cycle loss (A17)."""
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
+    """Attention implementation of towers and language model."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> ModelOptions:
+        if self.fusion == "channel_concat" and self.mapper.position == "connector":
+            raise ValueError("fusion channel_concat joins features before the connector: set mapper.position=encoder")
+        if self.connector.kind in ("mlp", "linear") and self.mapper.position == "connector":
+            raise ValueError("connector kinds mlp and linear average over time: set mapper.position=encoder")
+        if self.connector.sharing == "per_branch" and self.fusion in ("time_concat", "channel_concat"):
+            raise ValueError(f"fusion {self.fusion} passes both branches through one connector: set sharing=shared")
+        return self
+
+
+class SmallLanguageOptions(Config):
+    """Sizes of the stand-in for Mistral."""
+
+    vocabulary_size: int = 1024
+    """Largest number of tokens."""
+    hidden_size: int = 128
+    """Width."""
+    num_layers: int = 3
+    """Transformer blocks."""
+    num_heads: int = 4
+    """Attention heads (all with their own keys and values)."""

@@ -1,0 +1,64 @@
+"""The training log: metrics as JSONL always, TensorBoard where installed, one console line per logged step."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from pathlib import Path
+from typing import Any
+
+from exo2ego.console import console
+from exo2ego.storage import JsonlAppender, read_jsonl, write_jsonl
+
+METRICS = "metrics.jsonl"
+
+
+class Journal:
+    """Writes the metrics of every step; on resume, forgets the steps after the checkpoint that is continued."""
+
+    def __init__(self, run_dir: Path, *, start_step: int, total_steps: int, log_every: int, enabled: bool) -> None:
+        self.total_steps = total_steps
+        self.log_every = log_every
+        self.enabled = enabled
+        self._start = (time.monotonic(), start_step)
+        self._rows: JsonlAppender | None = None
+        self._board: Any = None
+        if not enabled:
+            return
+        path = run_dir / METRICS
+        if path.exists():
+            JsonlAppender(path).close()  # cuts off a line that a kill left half-written
+            write_jsonl(path, [row for row in read_jsonl(path) if row["step"] <= start_step])
+        self._rows = JsonlAppender(path)
+        if importlib.util.find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1)
+
+    def record(self, step: int, metrics: dict[str, float]) -> None:
+        """Records the metrics of the `step`-th optimiser step (counted from 1)."""
+        if self._rows is None:
+            return
+        self._rows.append({"step": step, **metrics})
+        if self._board is not None:
+            for name, value in metrics.items():
+                self._board.add_scalar(name, value, step)
+        if step % self.log_every == 0 or step == self.total_steps:
+            console.print(self._line(step, metrics))
+
+    def _line(self, step: int, metrics: dict[str, float]) -> str:
+        began, first = self._start
+        remaining_s = (time.monotonic() - began) / max(1, step - first) * (self.total_steps - step)
+        losses = "  ".join(f"{name[5:]} {value:.3f}" for name, value in metrics.items() if name.startswith("loss/"))
+        return (
+            f"step {step}/{self.total_steps}  loss {metrics['loss']:.4f}  {losses}  norm {metrics['gradient_norm']:.2f}  "
+            f"lr {metrics['learning_rate']:.2e}  {metrics['samples_per_s']:.1f} clips/s  "
+            f"wait {100 * metrics['data_wait_share']:.0f} %  left {remaining_s / 60:.1f} min"
+        )
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        if self._rows is not None:
+            self._rows.close()
+        if self._board is not None:
+            self._board.close()

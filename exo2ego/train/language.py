@@ -1,0 +1,116 @@
+"""Training the small stand-in language model on text, with the same loop as every stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
+
+from exo2ego.data.batch import IGNORED, Batch
+from exo2ego.data.failures import FailureBudget
+from exo2ego.losses.text import text_loss
+from exo2ego.model.options import SmallLanguageOptions
+from exo2ego.model.small_language import small_mistral, train_tokenizer
+from exo2ego.storage import atomic_path
+from exo2ego.train.batch_plan import BatchPlan, plan_batches
+from exo2ego.train.journal import Journal
+from exo2ego.train.loop import TrainingRun, train
+from exo2ego.train.objective import Term, Terms
+from exo2ego.train.options import OptimOptions
+
+
+def train_small_language_model(
+    lines: Sequence[str],
+    output_dir: Path,
+    *,
+    sizes: SmallLanguageOptions,
+    optim: OptimOptions,
+    batch_size: int,
+    epochs: float,
+    seed: int,
+) -> None:
+    """Trains tokenizer and model on the lines and writes them as one transformers folder, complete or not at all."""
+    set_seed(seed)
+    tokenizer = train_tokenizer(lines, sizes.vocabulary_size)
+    model = small_mistral(sizes, tokenizer)
+    plan = plan_batches(
+        global_size=batch_size,
+        local_size=batch_size,
+        world_size=1,
+        num_samples=len(lines),
+        epochs=epochs,
+        warmup_fraction=optim.warmup_fraction,
+    )
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=optim.learning_rate, betas=optim.betas, eps=optim.epsilon, weight_decay=optim.weight_decay
+    )
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), rng_types=[])
+    scheduler = get_cosine_schedule_with_warmup(optimizer, plan.warmup_steps, plan.total_steps)
+    prepared_model, prepared_optimizer = accelerator.prepare(model, optimizer)
+    log_dir = output_dir.with_name(output_dir.name + "_log")
+    journal = Journal(log_dir, start_step=0, total_steps=plan.total_steps, log_every=100, enabled=True)
+    run = TrainingRun(
+        accelerator=accelerator,
+        model=prepared_model,
+        losses=_text_only_losses,
+        optimizer=prepared_optimizer,
+        scheduler=scheduler,
+        batches=_TextBatches(lines, tokenizer, plan, seed),
+        plan=plan,
+        max_gradient_norm=optim.max_gradient_norm,
+        journal=journal,
+        failures=FailureBudget(0.0, None),
+        save=lambda step: None,
+        save_every=plan.total_steps,
+    )
+    train(run)
+    journal.close()
+    with atomic_path(output_dir) as folder:
+        model.save_pretrained(str(folder))
+        tokenizer.save_pretrained(str(folder))
+
+
+def _text_only_losses(model: nn.Module, batch: Batch) -> Terms:
+    logits: Tensor = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    predicts = batch.labels[:, 1:] != IGNORED
+    return {"text": Term(text_loss(logits[:, :-1][predicts], batch.labels[:, 1:][predicts]), per="target_token")}
+
+
+class _TextBatches:
+    """Batches of whole lines in a seeded order, every token a target."""
+
+    def __init__(self, lines: Sequence[str], tokenizer: PreTrainedTokenizerBase, plan: BatchPlan, seed: int) -> None:
+        begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+        ids = tokenizer(list(lines), add_special_tokens=False).input_ids
+        self.lines: list[Any] = [torch.tensor([begin, *row, end]) for row in ids]
+        self.pad = tokenizer.pad_token_id
+        self.plan = plan
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yields the plan's batches."""
+        order = numpy.random.default_rng(self.seed)
+        waiting: list[int] = []
+        for _ in range(self.plan.total_steps):
+            while len(waiting) < self.plan.global_size:
+                waiting += order.permutation(len(self.lines)).tolist()
+            chosen, waiting = waiting[: self.plan.global_size], waiting[self.plan.global_size :]
+            rows = [self.lines[index] for index in chosen]
+            ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad)
+            labels = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED)
+            nothing = torch.empty(len(rows), 0)
+            yield Batch(
+                input_ids=ids,
+                attention_mask=(labels != IGNORED).long(),
+                labels=labels,
+                pixels=nothing,
+                patch_mask=nothing,
+                clip_weight=torch.ones(len(rows)),
+            )

@@ -1,0 +1,31 @@
+"""Exports a trained model for inference: no teacher, no G, adapters merged, one folder for transformers' Auto classes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from exo2ego.command_line import run_safely
+from exo2ego.console import console
+
+
+def main() -> int:
+    """Parses the command line and exports."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.export", description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run folder or checkpoint of stage 3")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the exported model")
+    parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
+    arguments = parser.parse_args()
+
+    def export() -> int:
+        from exo2ego.inference import export_for_inference
+
+        console.print(f"written: {export_for_inference(arguments.run, arguments.out)}")
+        return 0
+
+    return run_safely(export, arguments.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

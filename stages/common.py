@@ -1,0 +1,34 @@
+"""What the stage files share: the command line of a stage and the pieces of their freeze tables."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, TypeVar
+
+from exo2ego.command_line import RunOptions, run_configured
+from exo2ego.train.options import StageConfig
+from exo2ego.train.stage import Stage
+
+Config = TypeVar("Config", bound=StageConfig)
+
+FROZEN_LANGUAGE_MODEL: dict[str, float | None] = {"model.language_model.*": None, "lm_head.*": None}
+
+
+def run_as_command(stage: type[Stage[Config]], config_class: type[Config], module: str) -> None:
+    """Runs a stage from the command line and exits with its code."""
+
+    def action(config: Config, options: RunOptions) -> int:
+        from exo2ego.train.run import run_stage  # torch is imported only when something is to be trained
+
+        return run_stage(stage(config), options)
+
+    description: str = (sys.modules["__main__"].__doc__ or "").strip()
+    sys.exit(run_configured(module, description, config_class, action))
+
+
+def text_term(output: Any, weight: float = 1.0) -> Any:
+    """Returns the text generation loss of a model output as a term per target token."""
+    from exo2ego.losses.text import text_loss
+    from exo2ego.train.objective import Term
+
+    return Term(text_loss(output.target_logits, output.target_ids), per="target_token", weight=weight)

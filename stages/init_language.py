@@ -1,0 +1,85 @@
+"""A small language model learns the corpus's language: the stand-in for Mistral-7B-Instruct in the quickstart.
+
+Not a stage of the paper. Text only: narrations as they follow a video, and instruction turns with their answers, so
+that the frozen language model of the later stages knows the words and the form of questions, and nothing of pictures.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pydantic import Field
+
+from exo2ego.command_line import RunOptions, run_configured
+from exo2ego.config import Config
+from exo2ego.console import console
+from exo2ego.model.options import SmallLanguageOptions
+from exo2ego.train.options import OptimOptions
+
+
+class InitLanguageConfig(Config):
+    """Making the stand-in language model."""
+
+    clips: str
+    """Ego-ExoClip table of the training takes; its narrations are the corpus."""
+    conversations: str | None = None
+    """Conversations (JSONL) of the training takes; their turns teach the form of questions."""
+    output_dir: str
+    """Folder of the language model, in transformers' form."""
+    sizes: SmallLanguageOptions = SmallLanguageOptions()
+    """Model sizes."""
+    optim: OptimOptions
+    """Optimiser."""
+    batch_size: int = Field(default=64, ge=1)
+    """Lines per step."""
+    epochs: float = Field(default=3, gt=0)
+    """Passes over the corpus."""
+    seed: int = 0
+    """Seed of weights and order."""
+
+
+def corpus(config: InitLanguageConfig) -> list[str]:
+    """Returns the lines: every narration after `<video>`, every conversation as a chat turn with its answer."""
+    from exo2ego.data.clips import read_clips
+    from exo2ego.data.prompting import user_turn
+    from exo2ego.records import Conversation
+    from exo2ego.storage import read_jsonl
+
+    lines = [f"<video>{text}" for text in read_clips(Path(config.clips)).column("text").to_pylist()]
+    if config.conversations is not None:
+        for values in read_jsonl(Path(config.conversations), "conversation table"):
+            row = Conversation.model_validate(values)
+            turn = user_turn(row.instruction, row.question, row.options)
+            lines.append(f"[INST] <video>\n{turn} [/INST]{row.answer}")
+    return lines
+
+
+def train_language(config: InitLanguageConfig, options: RunOptions) -> int:
+    """Trains the model unless its folder is already complete."""
+    lines = corpus(config)
+    console.print(f"[bold]init_language[/] · {len(lines):,} lines of text · stands in for Mistral-7B-Instruct")
+    output_dir = Path(config.output_dir)
+    if options.dry_run:
+        return 0
+    if (output_dir / "config.json").is_file():
+        console.print(f"{output_dir} is complete; remove it to train again")
+        return 0
+    from exo2ego.train.language import train_small_language_model
+
+    train_small_language_model(
+        lines,
+        output_dir,
+        sizes=config.sizes,
+        optim=config.optim,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        seed=config.seed,
+    )
+    return 0
+
+
+CONFIG = InitLanguageConfig
+
+if __name__ == "__main__":
+    sys.exit(run_configured("stages.init_language", (__doc__ or "").strip(), InitLanguageConfig, train_language))

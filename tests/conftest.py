@@ -1,0 +1,30 @@
+"""What all tests share: no network, reproducible property tests, and a way to run entry points as a user does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import hypothesis
+import pytest
+
+from tests.shared_data import REPOSITORY
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that would download fails at once, also in subprocesses
+hypothesis.settings.register_profile("house", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("house")
+
+RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def run_python() -> RunPython:
+    """Runs `python ARGUMENTS…` in the repository's root and returns the finished process with its output as text."""
+
+    def run(*arguments: object, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *map(str, arguments)]
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=timeout_s)
+
+    return run

@@ -1,0 +1,99 @@
+"""Scores of the Exo2Ego answerer: equal to one full forward pass per option."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eval.exo2ego_answerer import Exo2EgoAnswerer
+from exo2ego.model.options import View
+from tests.eval.tiny_model import NARRATIONS, tiny_model
+
+TOLERANCE = 1e-4  # float32, another order of the same sums; measured worst case 1e-6
+MODEL, PROCESSOR = tiny_model()
+FRAMES = numpy.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), dtype=numpy.uint8)
+OTHER_FRAMES = numpy.random.default_rng(1).integers(0, 256, (2, 48, 48, 3), dtype=numpy.uint8)
+
+
+def answerer(view: View | None = None, form: str = "chat") -> Exo2EgoAnswerer:
+    return Exo2EgoAnswerer(MODEL, PROCESSOR, form=form, view=view, max_new_tokens=4)  # type: ignore[arg-type]
+
+
+@torch.inference_mode()
+def mean_log_probability(prompt: str, option: str, view: View) -> float:
+    """The same number by one pass over prompt and option together, video included."""
+    inputs = PROCESSOR.prepare(prompt, FRAMES, view)
+    target = PROCESSOR.encode_continuation(option)
+    ids = torch.cat((inputs["input_ids"], torch.tensor([target])), dim=1)
+    logits = MODEL(input_ids=ids, pixel_values_videos=inputs["pixel_values_videos"], view=view).logits[0]
+    log_probabilities = logits.log_softmax(-1)[-len(target) - 1 : -1]
+    return float(log_probabilities[torch.arange(len(target)), target].mean())
+
+
+@pytest.mark.parametrize("view", ["ego", "ego_only", "exo"])
+@pytest.mark.parametrize("form", ["chat", "plain"])
+def test_cached_scores_equal_one_pass_per_option(view: View, form: str) -> None:
+    model = answerer(view, form)
+    prompt = model.render("Which description?")
+    found = model.score_options(model.encode(FRAMES), prompt, NARRATIONS)
+    expected = [mean_log_probability(prompt, option, view) for option in NARRATIONS]
+    assert found == pytest.approx(expected, abs=TOLERANCE)
+    assert len({round(score, 4) for score in found}) == len(found), "the options must differ for the test to mean much"
+
+
+@settings(max_examples=25)
+@given(st.lists(st.text(max_size=30), min_size=1, max_size=10))
+def test_any_options_score_as_alone(options: Sequence[str]) -> None:
+    model = answerer()
+    prompt = model.render("Which description?")
+    video = model.encode(FRAMES)
+    together = model.score_options(video, prompt, options)
+    alone = [model.score_options(video, prompt, [option])[0] for option in options]
+    assert together == pytest.approx(alone, abs=TOLERANCE)
+
+
+def test_letters_are_scored_as_first_tokens() -> None:
+    model = answerer()
+    prompt = model.render("Which description?")
+    inputs = PROCESSOR.prepare(prompt, FRAMES, "ego")
+    with torch.inference_mode():
+        log_probabilities = MODEL(**inputs, view="ego").logits[0, -1].log_softmax(-1)
+    ids = [PROCESSOR.tokenizer.convert_tokens_to_ids(letter) for letter in "ABC"]
+    expected = log_probabilities[ids].tolist()
+    assert model.score_letters(model.encode(FRAMES), prompt, "ABC") == pytest.approx(expected, abs=TOLERANCE)
+
+
+def test_generation_continues_the_prompt() -> None:
+    model = answerer()
+    prompt = model.render("Which description?")
+    inputs = PROCESSOR.prepare(prompt, FRAMES, "ego")
+    ids = inputs["input_ids"]
+    expected = MODEL.generate(**inputs, view="ego", max_new_tokens=4, do_sample=False)[0, ids.shape[1] :]
+    assert model.generate(model.encode(FRAMES), prompt) == PROCESSOR.tokenizer.decode(expected, skip_special_tokens=True)
+
+
+def test_the_video_matters() -> None:
+    model = answerer()
+    prompt = model.render("Which description?")
+    first, second = (model.score_options(model.encode(frames), prompt, NARRATIONS) for frames in (FRAMES, OTHER_FRAMES))
+    assert first != second
+
+
+def test_plain_form_has_the_video_alone() -> None:
+    assert answerer(form="plain").render("Which description?") == "<video>"
+    assert answerer().render("Which description?") == "[INST] <video>\nWhich description? [/INST]"
+
+
+def test_identity_changes_with_any_weight() -> None:
+    before = answerer().identity
+    assert answerer().identity == before
+    weight = MODEL.lm_head.weight.data
+    weight[0, 0] += 1
+    after = answerer().identity
+    weight[0, 0] -= 1
+    assert after != before

@@ -1,0 +1,109 @@
+"""Who may import whom (docs/architecture.md), read from the source; and what a module may load when it is imported."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import sys
+from collections import defaultdict
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RunPython
+from tests.shared_data import REPOSITORY
+from tests.source_tree import ROOTS, entry_points, imported_modules, module_name, source_files
+
+FORBIDDEN = {
+    "exo2ego": ("stages", "data_builders", "eval", "scripts", "tests"),
+    "exo2ego/model": ("exo2ego.data", "exo2ego.train", "exo2ego.losses"),
+    "exo2ego/losses": ("exo2ego.data", "exo2ego.train", "exo2ego.model"),
+    "exo2ego/data": ("exo2ego.train", "exo2ego.losses", "exo2ego.model.modeling", "exo2ego.model.building"),
+    "data_builders": (
+        *("torch", "torchvision", "transformers", "exo2ego.model", "exo2ego.train", "exo2ego.losses"),
+        *("stages", "eval", "scripts", "tests"),
+    ),
+    "stages": ("data_builders", "eval", "scripts", "tests"),
+    "eval": ("data_builders", "stages", "exo2ego.train", "exo2ego.losses", "scripts", "tests"),
+}
+HEAVY = {"torch", "transformers", "datasets", "accelerate", "deepspeed", "timm", "av", "decord", "matplotlib", "pandas"}
+
+
+def is_inside(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+@pytest.mark.parametrize("folder", FORBIDDEN)
+def test_layers_hold(folder: str) -> None:
+    broken = [
+        f"{path.relative_to(REPOSITORY)}:{line} imports {name}"
+        for path in source_files(folder)
+        for line, name in imported_modules(path)
+        if any(is_inside(name, package) for package in FORBIDDEN[folder])
+    ]
+    assert not broken
+
+
+def test_packages_of_the_library_form_no_cycle() -> None:
+    below: dict[str, set[str]] = defaultdict(set)
+    for path in source_files("exo2ego"):
+        package = ".".join(module_name(path).split(".")[:2])
+        for _, name in imported_modules(path):
+            other = ".".join(name.split(".")[:2])
+            if is_inside(name, "exo2ego") and other not in (package, "exo2ego"):
+                below[package].add(other)
+    assert below
+    TopologicalSorter(below).prepare()  # raises CycleError, which names the cycle
+
+
+def declared_distributions() -> set[str]:
+    """The distributions in pyproject.toml; one requirement per line, which keeps this free of a TOML parser on 3.10."""
+    text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    names = re.findall(r'^    "([A-Za-z0-9_.-]+)(?:\[[\w,-]+\])?[><=]', text, flags=re.MULTILINE)
+    return {name.lower().replace("_", "-") for name in names}
+
+
+def test_every_third_party_import_is_declared() -> None:
+    distributions = importlib.metadata.packages_distributions()
+    declared = declared_distributions()
+    assert {"torch", "pydantic", "av", "pytest"} <= declared
+    undeclared = []
+    for path in source_files(*ROOTS, "tests", "scripts"):
+        for line, name in imported_modules(path):
+            top = name.split(".")[0]
+            if top in sys.stdlib_module_names or top in (*ROOTS, "tests", "scripts"):
+                continue
+            providers = {provider.lower().replace("_", "-") for provider in distributions.get(top, [top])}
+            if not providers & declared:
+                undeclared.append(f"{path.relative_to(REPOSITORY)}:{line} imports {name} of {sorted(providers)}")
+    assert not undeclared
+
+
+def test_importing_any_builder_loads_no_torch(run_python: RunPython) -> None:
+    names = [module_name(path) for path in source_files("data_builders") if path.name != "__main__.py"]
+    code = f"import importlib, sys; [importlib.import_module(name) for name in {names}]; print('torch' in sys.modules)"
+    done = run_python("-c", code)
+    assert done.stdout == "False\n", done.stderr
+
+
+@pytest.mark.parametrize("module", entry_points())
+def test_help_is_quick_because_it_loads_nothing_heavy(run_python: RunPython, module: str) -> None:
+    code = f"""
+import runpy, sys
+sys.argv[1:] = ["--help"]
+try:
+    runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
+except SystemExit as finished:
+    print("exit code", finished.code)
+print("loaded", *sorted({HEAVY!r} & set(sys.modules)))
+"""
+    done = run_python("-c", code)
+    assert f"usage: python -m {module}" in done.stdout, done.stderr
+    assert done.stdout.splitlines()[-2:] == ["exit code 0", "loaded"]
+
+
+def test_only_one_place_knows_where_the_shared_material_lies() -> None:
+    word = "EXO2EGO_" + "SHARED"
+    knowing = {path for path in source_files("tests", *ROOTS) if word in path.read_text(encoding="utf-8")}
+    assert knowing == {Path(REPOSITORY / "tests" / "shared_data.py")}
