@@ -29,7 +29,7 @@ FOREIGN = {
     "export",
     "mkdir",
 }
-OURS = ("stages.", "data_builders.", "eval.", "exo2ego")
+OURS = ("stages.", "data_builders.", "eval.", "exo2ego", "scripts.")
 
 
 def documented_commands(path: Path) -> list[str]:

@@ -27,8 +27,19 @@ SCENARIOS = {
 }
 """Scenario by task_id // 1000, for takes without `parent_task_name`."""
 
-_TRUTH: dict[object, bool | None] = {None: None, False: False, True: True}  # 0 and 1 are equal to False and True
-_TRUTH_TEXT = {"1": True, "true": True, "0": False, "false": False, "": None, "none": None, "null": None}
+
+class _Flags(dict[object, "bool | None"]):
+    """Flags as the files hold them to bool or None; raises `ValueError` for anything else."""
+
+    def __missing__(self, value: object) -> bool | None:
+        text = str(value).strip().lower()
+        if not isinstance(value, str) or text not in self:
+            raise ValueError(f"expected a flag such as true, false, 0, 1 or null, got {value!r}")
+        return self[text]
+
+
+FLAGS = _Flags({None: None, False: False, True: True, "0": False, "1": True, "false": False, "true": True, "": None})
+"""`FLAGS[value]` reads a flag: booleans, 0/1 (equal to booleans), and the strings of annotation release v1."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +95,6 @@ def _nearby(root: Path) -> str:
     return "expected an Ego-Exo4D v2 folder as `egoexo -o` writes it"
 
 
-def truth(value: object) -> bool | None:
-    """Returns a flag as a bool: the files hold booleans, 0/1, the strings "0"/"1"/"true"/"false", and null (None).
-
-    Raises `ValueError` for anything else.
-    """
-    try:
-        return _TRUTH[value] if not isinstance(value, str) else _TRUTH_TEXT[value.strip().lower()]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"expected a flag such as true, false, 0, 1 or null, got {value!r}") from error
-
-
 def read_splits(path: Path) -> dict[str, str]:
     """Returns the split of every take uid."""
     return {uid: str(split) for uid, split in stream_object(path, "take_uid_to_split", "splits file")}
@@ -123,7 +123,7 @@ def _reason(error: Exception) -> str:
 
 def take_from_row(row: Mapping[str, Any], resolution: Resolution) -> Take:
     """Builds a take from its row of takes.json; raises KeyError, TypeError or ValueError where it is malformed."""
-    cameras = {str(camera["cam_id"]): truth(camera.get("is_ego")) is True for camera in row["capture"]["cameras"]}
+    cameras = {str(camera["cam_id"]): FLAGS[camera.get("is_ego")] is True for camera in row["capture"]["cameras"]}
     streams = row["frame_aligned_videos"]
     folder = str(row.get("root_dir") or row["take_name"]).strip("/")
     if not folder.startswith("takes/"):  # the early development release left it out

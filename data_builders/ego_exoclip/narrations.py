@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import pyarrow
 
 from data_builders.ego_exoclip.clip_rule import beta_s
-from data_builders.ego_exoclip.egoexo4d import truth
+from data_builders.ego_exoclip.egoexo4d import FLAGS
 from data_builders.ego_exoclip.filters import DropLog
 
 DropRule = Literal["rejected", "unsure", "not-ego-visible", "other-subject"]
@@ -62,7 +62,7 @@ class NarrationReader:
         narrations: list[Narration] = []
         by_uid = sorted(annotations, key=lambda one: (str(one.get("annotation_uid")), str(one["annotator_id"])))
         for number, annotation in enumerate(by_uid):
-            if "rejected" in self.drop and truth(annotation.get("rejected")):
+            if "rejected" in self.drop and FLAGS[annotation.get("rejected")]:
                 self.drops.add("annotation", "rejected", take_uid)
             else:
                 narrations += _descriptions(annotation, number)
@@ -100,8 +100,8 @@ def _descriptions(annotation: Mapping[str, Any], number: int) -> Iterator[Narrat
         [(row["text"] or "").strip() for row in rows],
         repeat(str(annotation["annotator_id"])),
         [row.get("subject") or row.get("narration_subject") or "" for row in rows],
-        [truth(row.get("ego_visible")) for row in rows],
-        [truth(row.get("unsure")) for row in rows],
+        [FLAGS[row.get("ego_visible")] for row in rows],
+        [FLAGS[row.get("unsure")] for row in rows],
         [(row.get("best_exo") or {}).get("cam_id") or "" for row in rows],
     )
     return map(Narration._make, zip(*fields, strict=False))
@@ -167,7 +167,8 @@ class NarrationSpool:
         for name in ("annotator", "subject", "best_exo"):
             columns[name] = [self.names[value] for value in columns[name]]
         self._batches[take_uid] = len(self._batches)
-        self._writer.write_batch(pyarrow.RecordBatch.from_pydict(columns, SPOOL_SCHEMA))
+        arrays = [pyarrow.array(columns[field.name], field.type) for field in SPOOL_SCHEMA]
+        self._writer.write_batch(pyarrow.RecordBatch.from_arrays(arrays, schema=SPOOL_SCHEMA))
         alone: defaultdict[int, list[float]] = defaultdict(list)
         for timestamp_s, annotation in zip(columns["timestamp_s"], columns["annotation"], strict=True):
             alone[annotation].append(timestamp_s)

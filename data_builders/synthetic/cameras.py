@@ -21,6 +21,8 @@ EXO_FIELD_M = 0.98
 EGO_FIELD_RAD = np.deg2rad(66)
 NEAREST_DEPTH_M = 0.1
 
+Floats = NDArray[np.float32]
+
 
 @dataclass(frozen=True)
 class Camera:
@@ -29,50 +31,51 @@ class Camera:
     name: str
     width: int
     height: int
-    position: Array
-    """[T, 3] metres."""
-    rotation: Array
-    """[T, 3, 3] rows: right, down, forward."""
+    position: Floats
+    """[3, T] metres."""
+    rotation: Floats
+    """[3: right, down, forward; 3; T]"""
     focal_px: float
     is_ego: bool = False
 
     @property
     def is_fixed(self) -> bool:
         """Whether the camera never moves."""
-        return len(self.position) == 1
+        return self.position.shape[1] == 1
 
     def enlarged(self, factor: int) -> Camera:
         """Returns the same view with `factor` times as many pixels per side."""
         return replace(self, width=factor * self.width, height=factor * self.height, focal_px=factor * self.focal_px)
 
-    def during(self, first: int, last: int) -> Camera:
-        """Returns the camera restricted to frames [first, last); a fixed one is returned as it is."""
+    def view(self, points: Floats, frames: NDArray[np.intp]) -> Floats:
+        """Projects world points [3, K, N], point n as of frame `frames[n]`, to pixels x, y and depth [3, K, N]."""
         if self.is_fixed:
-            return self
-        return replace(self, position=self.position[first:last], rotation=self.rotation[first:last])
-
-    def project(self, points: Array) -> tuple[Array, Array]:
-        """Projects world points [..., T, 3] to pixels [..., T, 2] and depths [..., T] in metres."""
-        seen = np.einsum("tij,...tj->...ti", self.rotation, points - self.position)
-        depth = np.maximum(seen[..., 2], NEAREST_DEPTH_M)
-        pixels = seen[..., :2] * (self.focal_px / depth)[..., None]
-        return pixels + np.array([self.width / 2, self.height / 2]), depth
+            rotation, position = self.rotation[:, :, :1], self.position[:, :1]
+        else:
+            rotation, position = self.rotation[:, :, frames], self.position[:, frames]
+        offset = points - position[:, None]
+        right, down, depth = (sum(row[axis] * offset[axis] for axis in range(3)) for row in rotation)
+        depth = np.maximum(depth, NEAREST_DEPTH_M)
+        scale = np.float32(self.focal_px) / depth
+        seen: Floats = np.stack([right * scale + self.width / 2, down * scale + self.height / 2, depth])
+        return seen
 
     def sees(self, point: Array, frame: int) -> bool:
         """Tells whether a world point [3] is inside the frame."""
-        pixels, _ = self.during(frame, frame + 1).project(point[None])
-        return bool((pixels >= 0).all() and (pixels < np.array([self.width, self.height])).all())
+        x, y, depth = self.view(point.astype(np.float32).reshape(3, 1, 1), np.array([frame])).ravel()
+        return bool(0 <= x < self.width and 0 <= y < self.height and depth > NEAREST_DEPTH_M)
 
 
-def look_at(position: Array, target: Array, roll_rad: Array) -> Array:
-    """Returns rotations [T, 3, 3] of cameras at `position` [T, 3] that look at `target` [T, 3]."""
+def look_at(position: Array, target: Array, roll_rad: Array) -> tuple[Floats, Floats]:
+    """Returns position [3, T] and rotation [3, 3, T] of a camera at `position` [T, 3] that looks at `target` [T, 3]."""
     forward = target - position
     forward = forward / np.linalg.norm(forward, axis=-1, keepdims=True)
     right = np.cross(forward, np.array([0.0, 0.0, 1.0]))
     right = right / np.linalg.norm(right, axis=-1, keepdims=True)
     down = np.cross(forward, right)
     cosine, sine = np.cos(roll_rad)[:, None], np.sin(roll_rad)[:, None]
-    return np.stack([cosine * right + sine * down, cosine * down - sine * right, forward], axis=1)
+    axes = np.stack([cosine * right + sine * down, cosine * down - sine * right, forward])
+    return position.T.astype(np.float32), axes.transpose(0, 2, 1).astype(np.float32)
 
 
 def exo_cameras(
@@ -96,8 +99,7 @@ def exo_cameras(
         position = TABLE_CENTRE_M + EXO_DISTANCE_M * direction
         roll = np.deg2rad(rng.uniform(-12, 12) * difficulty)
         focal_px = width * EXO_DISTANCE_M / (EXO_FIELD_M * (1 + difficulty))
-        rotation = look_at(position[None], aim[None], np.array([roll]))
-        cameras.append(Camera(name, width, height, position[None], rotation, focal_px))
+        cameras.append(Camera(name, width, height, *look_at(position[None], aim[None], np.array([roll])), focal_px))
     return cameras
 
 
@@ -119,7 +121,7 @@ def ego_camera(
     position = HEAD_M + 0.02 * np.stack([_wander(rng, time_s) for _ in range(3)], axis=1)
     roll = np.deg2rad(14 * difficulty) * _wander(rng, time_s)
     focal_px = (1 + 0.5 * difficulty) * height / 2 / np.tan(EGO_FIELD_RAD / 2)
-    return Camera(name, width, height, position, look_at(position, target, roll), focal_px, is_ego=True)
+    return Camera(name, width, height, *look_at(position, target, roll), focal_px, is_ego=True)
 
 
 def _wander(rng: np.random.Generator, time_s: Array) -> NDArray[np.float64]:

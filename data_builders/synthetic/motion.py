@@ -5,7 +5,7 @@ World frame in metres: x to the wearer's right, y away from the wearer, z up fro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +46,6 @@ class Segment:
     last: int
     hand: int | None = None
     item: int | None = None
-    pours: bool = False
 
 
 @dataclass
@@ -67,6 +66,18 @@ class Motion:
     """[T, 3] where the action is; the wearer looks about there."""
     segments: list[Segment]
     """In time order, without gaps."""
+
+    def spans(self, *, hand: int | None = None, item: int | None = None) -> Iterator[tuple[int, int, bool]]:
+        """Yields (first frame, last frame + 1, moves) of a hand or an item over the whole take."""
+        resting_since = 0
+        for segment in self.segments:
+            if (segment.hand if item is None else segment.item) == (hand if item is None else item):
+                if segment.first > resting_since:
+                    yield resting_since, segment.first, False
+                yield segment.first, segment.last, True
+                resting_since = segment.last
+        if self.segments[-1].last > resting_since:
+            yield resting_since, self.segments[-1].last, False
 
 
 def slot_position(slot: int) -> Array:
@@ -141,7 +152,7 @@ def animate(plan: Plan, num_frames: int, rng: np.random.Generator) -> Motion:
         fractions = (frame_times[first:last] - step.start_s) / (step.end_s - step.start_s)
         hand = HANDS.index(step.action.hand)
         _write(motion, step.action, _track(plan, motion, step.action, first), fractions, first)
-        motion.segments.append(Segment(first, last, hand, step.action.item, pours=step.action.verb == "pour"))
+        motion.segments.append(Segment(first, last, hand, step.action.item))
         attention += _attend(motion, step, first, last)
         end = last
     if end < num_frames:

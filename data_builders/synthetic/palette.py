@@ -54,8 +54,8 @@ class Palette:
 
     luma: dict[str, int]
     """Of every colour name; the shaded ones also as `dark red` and `light red`."""
-    chroma: tuple[Bytes, Bytes]
-    """U and V [256] of every luma that is in use."""
+    chroma: tuple[bytes, bytes]
+    """U and V of every luma that is in use, as tables of 256."""
 
 
 def make_palette(white_balance: NDArray[np.float64]) -> Palette:
@@ -70,4 +70,4 @@ def make_palette(white_balance: NDArray[np.float64]) -> Palette:
         luma[name] = min(free, key=lambda value, wanted=bright: (abs(value - wanted), value))  # type: ignore[misc]
         free.remove(luma[name])
         chroma[:, luma[name]] = blue, red
-    return Palette(luma, (chroma[0], chroma[1]))
+    return Palette(luma, (chroma[0].tobytes(), chroma[1].tobytes()))

@@ -25,6 +25,8 @@ class Part:
     """A convex coloured shape, drawn only where `outward` faces the camera and `shown` is true (if they are given)."""
 
     colour: str
+    points: Array
+    """[K, T, 3] corners of a face, or the two centres of a round body."""
     outward: Array | None = None
     """[T, 3]"""
     shown: NDArray[np.bool_] | None = None
@@ -35,16 +37,11 @@ class Part:
 class Face(Part):
     """A flat convex polygon."""
 
-    corners: Array
-    """[K, T, 3]"""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Round(Part):
     """A cylinder or cone between two circles; a ball if they coincide."""
 
-    ends: Array
-    """[2, T, 3] centres of the circles."""
     radii: tuple[float, float]
 
 
@@ -77,7 +74,7 @@ def _direction(yaw: Array, elevation_rad: float = 0.0) -> Array:
 
 
 def _rod(colour: str, start: Array, end: Array, radii: tuple[float, float], outward: Array | None = None) -> Round:
-    return Round(colour=colour, ends=np.stack(np.broadcast_arrays(start, end)), radii=radii, outward=outward)
+    return Round(colour=colour, points=np.stack(np.broadcast_arrays(start, end)), radii=radii, outward=outward)
 
 
 def _ball(colour: str, centre: Array, radius: float, outward: Array | None = None) -> Round:
@@ -92,13 +89,13 @@ def _disc(colour: str, centre: Array, normal: Array, radius: float, *, one_sided
     other = np.cross(normal, across)
     angles = np.arange(8) * np.pi / 4
     corners = centre + radius * (np.cos(angles)[:, None, None] * across + np.sin(angles)[:, None, None] * other)
-    return Face(colour=colour, corners=corners, outward=normal if one_sided else None)
+    return Face(colour=colour, points=corners, outward=normal if one_sided else None)
 
 
 def _rectangle(colour: str, middle: Array, half_width: Array, half_depth: Array, outward: Array | None = None) -> Face:
     signs = ((-1, -1), (1, -1), (1, 1), (-1, 1))
     corners = np.stack([middle + a * half_width + b * half_depth for a, b in signs])
-    return Face(colour=colour, corners=corners, outward=outward)
+    return Face(colour=colour, points=corners, outward=outward)
 
 
 def object_parts(shape: str, colour: str, pose: Pose) -> list[Part]:
@@ -192,8 +189,8 @@ def water_parts(shape: str, pose: Pose) -> list[Part]:
     shown = np.abs(pose.tilt) > POURS_FROM_RAD
     puddle = _disc("water", ground, np.broadcast_to(UP, ground.shape), 0.05)
     return [
-        Face(colour="water", corners=puddle.corners, shown=shown),
-        Round(colour="water", ends=np.stack([mouth, ground]), radii=(0.022, 0.014), shown=shown),
+        Face(colour="water", points=puddle.points, shown=shown),
+        Round(colour="water", points=np.stack([mouth, ground]), radii=(0.022, 0.014), shown=shown),
     ]
 
 

@@ -82,9 +82,9 @@ class _Child:
             header = json.loads(self._process.stdout.readline())
             if "error" in header:
                 raise VideoError(path, "damaged", f"decord: {header['error']}")
-            dtype = np.dtype(header["dtype"])
-            body = self._process.stdout.read(math.prod(header["shape"]) * dtype.itemsize)
-            return np.frombuffer(body, dtype=dtype).reshape(header["shape"]).copy()
+            dtype, shape = np.dtype(header["dtype"]), tuple[int, ...](header["shape"])
+            body = self._process.stdout.read(math.prod(shape) * dtype.itemsize)
+            return np.frombuffer(body, dtype=dtype).reshape(shape).copy()
         except (OSError, ValueError) as error:  # the pipe is closed, or its last answer is cut off
             _child.cache_clear()
             raise self._death(path, timed_out=not timer.is_alive()) from error

@@ -29,6 +29,8 @@ class _Listing:
     key_pts: list[int] = field(default_factory=list)
     end_pts: int = 0
     """When the last listed frame leaves the screen."""
+    reorder_depth: int = 0
+    """How many pictures are decoded before one that is shown before them."""
     last_dts: int = 0
     """When the last listed packet is decoded: every frame shown before is listed, some shown later may not be."""
     reached_end: bool = False
@@ -117,7 +119,9 @@ class PyAVReader:
             if not listing.key_pts or (packet.is_keyframe and not self._counts_frames):
                 listing.key_pts.append(pts)
             if not packet.is_discard and pts >= listing.key_pts[0]:
-                listing.pts.append(pts)
+                place = bisect.bisect(listing.pts, pts)
+                listing.reorder_depth = max(listing.reorder_depth, len(listing.pts) - place)
+                listing.pts.insert(place, pts)
                 listing.end_pts = max(listing.end_pts, pts + (packet.duration or 0))
             listing.last_dts = pts if packet.dts is None else packet.dts
             if end_pts is not None and pts > end_pts:
@@ -126,7 +130,6 @@ class PyAVReader:
             if past_span_pts is not None and packet.dts is not None and packet.dts > past_span_pts:
                 listing.reached_end = False
                 break
-        listing.pts.sort()
         listing.key_pts.sort()
         return listing
 
@@ -163,10 +166,12 @@ class PyAVReader:
         missing = set(wanted)
         number = itertools.count()
         for packet in self._packets_from(key_pts):
-            # Pictures to which no other refers need no decoding when they are not wanted. Other codecs than H.264
-            # may still refer to what they mark so.
-            skips = self._codec.name == "h264" and not self._counts_frames and packet.pts not in missing
-            self._codec.skip_frame = "NONREF" if skips else "DEFAULT"
+            if self._codec.name == "h264" and not self._counts_frames:
+                # After a seek FFmpeg guesses this depth, and drops pictures where it guesses too low.
+                self._codec.reorder_depth = self._listing.reorder_depth
+                # Pictures to which no other refers need no decoding when they are not wanted. (Other codecs may
+                # still refer to pictures that they mark so.)
+                self._codec.skip_frame = "DEFAULT" if packet.pts in missing else "NONREF"
             for frame in self._codec.decode(None) if packet.is_corrupt else packet.decode():
                 pts = next(number) if self._counts_frames else frame.pts
                 if pts is None or pts < key_pts:  # pictures of an open group, which refer to the group before
