@@ -81,19 +81,16 @@ def text_only_accuracies(questions: Sequence[Question], pool: NarrationPool) -> 
 
     What lies far from one over the number of options is a hint that the options give away.
     """
-    frequency = Counter(pool.forms)
-    index_of = {clip.clip_id: index for index, clip in enumerate(pool.clips)}
+    frequency = Counter(pool.words)
+    words_of = {clip.clip_id: words for clip, words in zip(pool.clips, pool.words, strict=True)}
     credit: dict[str, float] = defaultdict(float)
     for question in questions:
-        forms = [pool.forms[index_of[clip_id]] for clip_id in question.meta["option_clips"]]
-        words = [pool.words[form] for form in forms]
+        words = [words_of[clip_id] for clip_id in question.meta["option_clips"]]
         rules: dict[str, list[float]] = {
-            "longest option": [len(form) for form in forms],
-            "shortest option": [-len(form) for form in forms],
-            "most frequent narration": [frequency[form] for form in forms],
-            "option most like the others": [
-                sum(len(own & other) / len(own | other) for other in words) for own in words
-            ],
+            "longest option": [len(option) for option in question.options],
+            "shortest option": [-len(option) for option in question.options],
+            "most frequent narration": [frequency[own] for own in words],
+            "most like the others": [sum(len(own & other) / len(own | other) for other in words) for own in words],
         }
         for rule, values in rules.items():
             best = [position for position, value in enumerate(values) if value >= max(values) - 1e-9]

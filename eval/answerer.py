@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol
 import numpy
 from numpy.typing import NDArray
 
+from exo2ego.model.options import View
+
 PromptForm = Literal["chat", "plain"]
 EncodedVideo = Any
 """Whatever a model makes of a clip once, to answer many questions about it; opaque to the evaluator."""
@@ -19,6 +21,10 @@ class Answerer(Protocol):
     @property
     def identity(self) -> str:
         """Returns a hash that changes when the answers could: weights and preprocessing."""
+
+    @property
+    def view(self) -> View:
+        """Returns what it looks at; `exo` is shown an exo video of the question's event."""
 
     @property
     def num_frames(self) -> int:

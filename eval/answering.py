@@ -22,6 +22,7 @@ from exo2ego.console import track
 from exo2ego.data.prompting import LETTERS
 from exo2ego.data.video import read_frames
 from exo2ego.errors import DataError, EvaluationError, VideoError
+from exo2ego.model.options import View
 from exo2ego.records import AnswerMode, Prediction, Question
 from exo2ego.storage import hash_text
 
@@ -34,9 +35,8 @@ class AnswerPlan:
     choice_prompt: PromptTemplate
     likelihood_prompt: PromptTemplate
     data_root: Path
-    use_exo_videos: bool
-    """Show one of `meta["exo_videos"]` in place of the question's own video."""
     seed: int
+    """Chooses among a question's exo videos."""
     max_failures: int
     """Questions that may stay unanswered because their video is unreadable."""
 
@@ -80,18 +80,18 @@ def answer_first(questions: Sequence[Question], answerer: Answerer, plan: Answer
 
 
 def _frames(question: Question, answerer: Answerer, plan: AnswerPlan) -> NDArray[numpy.uint8]:
-    path = plan.data_root / shown_video(question, plan)
+    path = plan.data_root / shown_video(question, answerer.view, plan.seed)
     return read_frames(path, question.start_s, question.end_s, answerer.num_frames, within=plan.data_root)
 
 
-def shown_video(question: Question, plan: AnswerPlan) -> str:
-    """Returns the video to show: the question's own, or one exo video chosen by seed and clip."""
-    if not plan.use_exo_videos:
+def shown_video(question: Question, view: View, seed: int) -> str:
+    """Returns the video to show: the question's own, or for `exo` one of its exo videos chosen by seed and clip."""
+    if view != "exo":
         return question.video
     videos = question.meta.get("exo_videos")
     if not videos:
         raise EvaluationError(f"question {question.question_id} has no meta.exo_videos, which view=exo shows")
-    return str(random.Random(f"{plan.seed}/{question.video}/{question.start_s}").choice(videos))
+    return str(random.Random(f"{seed}/{question.video}/{question.start_s}").choice(videos))
 
 
 def _prompt(question: Question, mode: AnswerMode, answerer: Answerer, plan: AnswerPlan) -> str:

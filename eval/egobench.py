@@ -52,7 +52,7 @@ class EgoBenchConfig(Config):
     likelihood_prompt: str = "question_only@1"
     """Prompt of likelihood in chat form: name@version in eval/prompts.py."""
     view: View | None = None
-    """ego: x and F(x); ego_only: x; exo: the teacher on one of the question's exo videos; null: the model's own."""
+    """ego: x and F(x); ego_only: x; exo: the teacher, on one of the question's exo videos; null: what was trained."""
     seed: int = 0
     """Chooses the exo video of each clip when view is exo."""
     max_new_tokens: int = Field(default=32, ge=1)
@@ -88,7 +88,7 @@ def run_key(config: EgoBenchConfig, answerer: Answerer) -> dict[str, Any]:
         "form": config.form,
         "prompt": config.prompt,
         "likelihood_prompt": config.likelihood_prompt,
-        "view": config.view,
+        "view": answerer.view,
         "seed": config.seed,
         "max_new_tokens": config.max_new_tokens,
     }
@@ -105,7 +105,6 @@ def evaluate(config: EgoBenchConfig, options: RunOptions) -> int:
         choice_prompt=PROMPTS[config.prompt],
         likelihood_prompt=PROMPTS[config.likelihood_prompt],
         data_root=config.data_root,
-        use_exo_videos=config.view == "exo",
         seed=config.seed,
         max_failures=int(config.max_failure_rate * len(questions)),
     )
@@ -133,6 +132,9 @@ def _show(questions: Sequence[Question], asked: Sequence[tuple[str, Any]]) -> No
     for prompt, prediction in asked:
         console.print(f"\n--- {prediction.mode} ---\n{prompt}\n--- answer ---", markup=False)
         console.print(prediction.to_row(), markup=False)
+
+
+CONFIG = EgoBenchConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:

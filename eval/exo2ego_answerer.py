@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy
 import torch
@@ -20,8 +21,12 @@ from transformers.cache_utils import Cache
 from eval.answerer import PromptForm
 from exo2ego.data.processor import Exo2EgoProcessor
 from exo2ego.errors import EvaluationError
+from exo2ego.inference import load
 from exo2ego.model.modeling import Exo2EgoForConditionalGeneration
 from exo2ego.model.options import View
+
+PREPROCESSING = ("num_frames", "image_size", "aspect", "image_mean", "image_std")
+"""The processor's settings that decide what the model sees of a frame."""
 
 
 class Exo2EgoAnswerer:
@@ -39,14 +44,15 @@ class Exo2EgoAnswerer:
         self.model = model.eval()
         self.processor = processor
         self.form = form
-        self.view: View = view or model.config.default_view
+        self.view = view or cast("View", processor.default_view)
         self.max_new_tokens = max_new_tokens
 
     @classmethod
     def load(cls, path: Path, *, form: PromptForm, view: View | None, max_new_tokens: int) -> Exo2EgoAnswerer:
-        """Loads a run folder, checkpoint or exported model; raises `CheckpointError` where there is none."""
-        from exo2ego.model import load
+        """Loads a run folder, checkpoint or exported model; `view` None is the one that its stage trained.
 
+        Raises `CheckpointError` where there is no model, `EvaluationError` where it has no such view.
+        """
         model, processor = load(path)
         if view is not None and view not in processor.num_video_tokens:
             raise EvaluationError(
@@ -57,8 +63,8 @@ class Exo2EgoAnswerer:
     @property
     def identity(self) -> str:
         """Returns the SHA-256 of all weights and of the processor's settings."""
-        seen_as = (getattr(self.processor, name) for name in ("num_frames", "image_size", "aspect", "image_mean", "image_std"))
-        digest = hashlib.sha256(json.dumps(list(seen_as)).encode())
+        preprocessing = [getattr(self.processor, name) for name in PREPROCESSING]
+        digest = hashlib.sha256(json.dumps(preprocessing).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().flatten().contiguous().cpu().view(torch.uint8).numpy().data)
@@ -101,7 +107,7 @@ class Exo2EgoAnswerer:
         first, _ = self._read(video, prompt)
         ids = [self.processor.encode_continuation(letter)[0] for letter in letters]
         if len(set(ids)) < len(ids):
-            raise EvaluationError(f"the tokenizer does not tell the letters {', '.join(letters)} apart by their first token")
+            raise EvaluationError(f"the tokenizer gives two of the letters {', '.join(letters)} the same first token")
         return [float(score) for score in first[ids]]
 
     @torch.inference_mode()
@@ -143,7 +149,7 @@ class Exo2EgoAnswerer:
         starts = first.expand(num_options, 1, -1)
         if num_inputs == 0:
             return starts
-        prompt_mask = torch.ones(num_options, cache.get_seq_length())
+        prompt_mask = torch.ones(num_options, cache.get_seq_length(), dtype=torch.bool)
         input_mask = torch.arange(num_inputs) < lengths.unsqueeze(1)
         cache.batch_repeat_interleave(num_options)
         output = self.model(

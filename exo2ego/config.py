@@ -30,7 +30,15 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML that quotes a text like `2e-5`, so that `_Loader` reads it back as text."""
+    """YAML that quotes a text like `2e-5` and the rarer line breaks, so that `_Loader` reads back the same text."""
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    style = '"' if any(line_break in text for line_break in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 for _yaml_side in (_Loader, _Dumper):

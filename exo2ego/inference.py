@@ -14,8 +14,9 @@ from exo2ego.model.configuration import Exo2EgoConfig
 from exo2ego.model.modeling import Exo2EgoForConditionalGeneration
 from exo2ego.model.options import ModelOptions
 from exo2ego.model.parts import ModelParts
+from exo2ego.model.weights import load_pretrained
 from exo2ego.storage import atomic_path, read_json
-from exo2ego.train.assembly import assemble, build_processor, load_trained
+from exo2ego.train.assembly import assemble, build_processor
 from exo2ego.train.checkpoint import Checkpoint, find_checkpoint
 
 AutoConfig.register(Exo2EgoConfig.model_type, Exo2EgoConfig, exist_ok=True)
@@ -26,7 +27,7 @@ AutoProcessor.register(Exo2EgoConfig, Exo2EgoProcessor, exist_ok=True)
 def load(path: Path | str) -> tuple[Exo2EgoForConditionalGeneration, Exo2EgoProcessor]:
     """Loads a run folder, a checkpoint or an exported model in eval mode, on the GPU where there is one.
 
-    The processor's `default_view` is the view that the stage trained. Raises `CheckpointError`.
+    Raises `CheckpointError` when there is none, or it is incomplete or damaged.
     """
     path = Path(path)
     model, processor = _load_exported(path) if is_exported(path) else load_checkpoint(find_checkpoint(path))
@@ -41,12 +42,8 @@ def is_exported(path: Path) -> bool:
 
 
 def _load_exported(path: Path) -> tuple[Exo2EgoForConditionalGeneration, Exo2EgoProcessor]:
-    model, report = AutoModelForImageTextToText.from_pretrained(str(path), output_loading_info=True)
-    if report["missing_keys"] or report["unexpected_keys"] or report["mismatched_keys"]:
-        raise CheckpointError(
-            f"{path}: missing {sorted(report['missing_keys'])[:3]}, unexpected {sorted(report['unexpected_keys'])[:3]}, "
-            f"misshapen {sorted(report['mismatched_keys'])[:3]}: the export is damaged or of another version"
-        )
+    model = load_pretrained(AutoModelForImageTextToText, str(path))
+    assert isinstance(model, Exo2EgoForConditionalGeneration)
     return model, AutoProcessor.from_pretrained(str(path))
 
 
@@ -56,9 +53,7 @@ def load_checkpoint(checkpoint: Checkpoint) -> tuple[Exo2EgoForConditionalGenera
     options = ModelOptions.model_validate(record["model"])
     parts = ModelParts.model_validate(record["parts"])
     model, tokenizer = assemble(options, parts, checkpoint, record["provenance"]["seed"])
-    processor = build_processor(model, tokenizer, options.aspect)
-    processor.default_view = record["view"]
-    return model, processor
+    return model, build_processor(model, tokenizer, options.aspect)
 
 
 def merge_adapters(model: Exo2EgoForConditionalGeneration) -> int:
@@ -72,21 +67,21 @@ def merge_adapters(model: Exo2EgoForConditionalGeneration) -> int:
 
 
 def export_for_inference(source: Path | str, output_dir: Path | str) -> Path:
-    """Writes a run's model without teacher and G, adapters merged, as one folder for the Auto classes; returns it."""
+    """Writes a run's model without teacher and G, adapters merged, as one folder for the Auto classes; returns it.
+
+    Raises `CheckpointError` for a stage 1 run: what it trained is the teacher.
+    """
     model, processor = load(source)
-    model = model.cpu()
+    if model.config.has_teacher and not model.config.has_mapper:
+        raise CheckpointError(
+            f"{source}: stage 1 trains the teacher, which an export leaves out; export a run of stage 2 or 3"
+        )
     merge_adapters(model)
-    config = Exo2EgoConfig.from_dict({**model.config.to_dict(), "has_teacher": False, "has_inverse": False})
-    exported = Exo2EgoForConditionalGeneration(config)
-    load_trained(exported, dict(model.named_parameters()), where=str(source))
-    exported.to(dtype=next(model.model.language_model.parameters()).dtype)
-    exported.generation_config.suppress_tokens = [config.video_token_id]
-    processor.default_view = config.default_view
-    processor.num_video_tokens = {
-        view: count for view, count in processor.num_video_tokens.items() if view != "exo"
-    }
+    model.model.drop_training_parts()
+    model.to(dtype=model.lm_head.weight.dtype)
+    processor.num_video_tokens.pop("exo", None)
     target = Path(output_dir)
     with atomic_path(target) as folder:
-        exported.save_pretrained(str(folder))
+        model.save_pretrained(str(folder))
         processor.save_pretrained(str(folder))
     return target

@@ -13,6 +13,8 @@ from typing import Any
 
 import exo2ego
 
+FILE_NAME = "provenance.json"
+"""The record of an output that is a folder of another library's format."""
 RECORDED_PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "peft", "datasets", "av", "numpy", "pydantic")
 
 

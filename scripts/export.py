@@ -1,4 +1,4 @@
-"""Exports a trained model for inference: no teacher, no G, adapters merged, one folder for transformers' Auto classes."""
+"""Exports a trained model as one folder for transformers' Auto classes: no teacher, no G, adapters merged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exo2ego.console import console
 def main() -> int:
     """Parses the command line and exports."""
     parser = argparse.ArgumentParser(prog="python -m scripts.export", description=__doc__)
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run folder or checkpoint of stage 3")
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run folder or checkpoint")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the exported model")
     parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
     arguments = parser.parse_args()

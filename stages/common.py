@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from exo2ego.command_line import RunOptions, run_configured
 from exo2ego.train.options import StageConfig
 from exo2ego.train.stage import Stage
+
+if TYPE_CHECKING:
+    from exo2ego.model.modeling import Exo2EgoOutput
+    from exo2ego.train.objective import Term
 
 Config = TypeVar("Config", bound=StageConfig)
 
@@ -26,9 +30,11 @@ def run_as_command(stage: type[Stage[Config]], config_class: type[Config], modul
     sys.exit(run_configured(module, description, config_class, action))
 
 
-def text_term(output: Any, weight: float = 1.0) -> Any:
+def text_term(output: Exo2EgoOutput, weight: float = 1.0) -> Term:
     """Returns the text generation loss of a model output as a term per target token."""
     from exo2ego.losses.text import text_loss
     from exo2ego.train.objective import Term
 
+    assert output.target_logits is not None
+    assert output.target_ids is not None
     return Term(text_loss(output.target_logits, output.target_ids), per="target_token", weight=weight)

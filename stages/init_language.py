@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
+from exo2ego import provenance
 from exo2ego.command_line import RunOptions, run_configured
 from exo2ego.config import Config
 from exo2ego.console import console
+from exo2ego.errors import CheckpointError
 from exo2ego.model.options import SmallLanguageOptions
+from exo2ego.storage import hash_file, read_json
 from exo2ego.train.options import OptimOptions
 
 
@@ -42,28 +46,30 @@ class InitLanguageConfig(Config):
 def corpus(config: InitLanguageConfig) -> list[str]:
     """Returns the lines: every narration after `<video>`, every conversation as a chat turn with its answer."""
     from exo2ego.data.clips import read_clips
+    from exo2ego.data.conversations import read_conversations
     from exo2ego.data.prompting import user_turn
-    from exo2ego.records import Conversation
-    from exo2ego.storage import read_jsonl
 
     lines = [f"<video>{text}" for text in read_clips(Path(config.clips)).column("text").to_pylist()]
     if config.conversations is not None:
-        for values in read_jsonl(Path(config.conversations), "conversation table"):
-            row = Conversation.model_validate(values)
+        for row in read_conversations(Path(config.conversations)):
             turn = user_turn(row.instruction, row.question, row.options)
             lines.append(f"[INST] <video>\n{turn} [/INST]{row.answer}")
     return lines
 
 
 def train_language(config: InitLanguageConfig, options: RunOptions) -> int:
-    """Trains the model unless its folder is already complete."""
+    """Trains the model unless its folder already holds it; raises `CheckpointError` when that is another one."""
     lines = corpus(config)
     console.print(f"[bold]init_language[/] · {len(lines):,} lines of text · stands in for Mistral-7B-Instruct")
-    output_dir = Path(config.output_dir)
     if options.dry_run:
         return 0
-    if (output_dir / "config.json").is_file():
-        console.print(f"{output_dir} is complete; remove it to train again")
+    output_dir = Path(config.output_dir)
+    record = _record(config)
+    if output_dir.exists():
+        made = read_json(output_dir / provenance.FILE_NAME, "record of the language model")
+        if any(made[key] != record[key] for key in ("config", "inputs")):
+            raise CheckpointError(f"{output_dir}: was made from another configuration or corpus; remove it first")
+        console.print(f"{output_dir} is complete: nothing to do", markup=False)
         return 0
     from exo2ego.train.language import train_small_language_model
 
@@ -75,8 +81,18 @@ def train_language(config: InitLanguageConfig, options: RunOptions) -> int:
         batch_size=config.batch_size,
         epochs=config.epochs,
         seed=config.seed,
+        record=record,
     )
     return 0
+
+
+def _record(config: InitLanguageConfig) -> dict[str, Any]:
+    """Returns what goes beside the model; paths do not decide what it is, the files' contents do."""
+    inputs = {"clips": hash_file(Path(config.clips))}
+    if config.conversations is not None:
+        inputs["conversations"] = hash_file(Path(config.conversations))
+    decisive = config.model_dump(mode="json", exclude={"clips", "conversations", "output_dir"})
+    return provenance.provenance(decisive, config.seed, inputs)
 
 
 CONFIG = InitLanguageConfig

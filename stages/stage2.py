@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from exo2ego.data.batch import Batch
-    from exo2ego.train.objective import Terms
+    from exo2ego.model.modeling import Exo2EgoOutput
+    from exo2ego.train.objective import Term, Terms
     from exo2ego.train.parameters import FreezeTable
 
 
@@ -38,7 +39,9 @@ class DivergenceOptions(Config):
 
     weight: float = Field(default=1.0, ge=0)
     """Factor in the total loss; 0 leaves the term out (Exo2Ego Table 7, row 4)."""
-    kind: Literal["gaussian", "gaussian_clip", "gaussian_batch", "softmax", "softmax_pooled", "softmax_space"] = "gaussian"
+    kind: Literal["gaussian", "gaussian_clip", "gaussian_batch", "softmax", "softmax_pooled", "softmax_space"] = (
+        "gaussian"
+    )
     """Distribution that is compared; gaussian = per frame and channel over the patches."""
     direction: Literal["forward", "reverse", "symmetric"] = "forward"
     """forward = KL(teacher || student)."""
@@ -94,6 +97,8 @@ class Stage2Config(StageConfig):
             raise ValueError("stage 2 needs a mapper: model.mapper.kind is none")
         if self.model.mapper.position == "connector" and self.loss.kl.mask_padding and self.model.aspect == "pad":
             raise ValueError("padding cannot be masked behind the connector: set loss.kl.mask_padding=false")
+        if self.train_teacher and not self.loss.kl.weight:
+            raise ValueError("train_teacher: only the KL divergence reaches the teacher, and loss.kl.weight is 0")
         if self.model.mapper.position == "connector" and self.model.connector.sharing == "per_branch":
             raise ValueError("mapper.position=connector maps into the ego connector's tokens: set sharing=shared")
         return self
@@ -152,58 +157,67 @@ class Stage2(Stage[Stage2Config]):
             terms["cycle"] = self._cycle(output, batch)
         return terms
 
-    def _divergence(self, output, batch: Batch):  # type: ignore[no-untyped-def]
+    def _divergence(self, output: Exo2EgoOutput, batch: Batch) -> Term:
         """Averages KL(y_k || F(x)) over the views k of each clip."""
         from exo2ego.losses.divergence import divergence_loss
         from exo2ego.train.objective import Term
 
+        assert output.exo_features is not None
+        assert output.mapped_features is not None
         kl = self.config.loss.kl
-        views = output.exo_features.shape[1]
-        teacher = output.exo_features.flatten(0, 1)
-        ego_valid, exo_valid = self._valid_patches(batch, output.exo_features.shape[2])
+        num_views, num_frames = output.exo_features.shape[1:3]
+        ego_valid, exo_valid = self._valid_patches(batch, num_frames)
         per_pair = divergence_loss(
-            teacher,
-            output.mapped_features.repeat_interleave(views, dim=0),
+            output.exo_features.flatten(0, 1),
+            output.mapped_features.repeat_interleave(num_views, dim=0),
             kind=kl.kind,
             direction=kl.direction,
             temperature=kl.temperature,
             epsilon=kl.epsilon,
             valid=exo_valid,
-            student_valid=None if ego_valid is None else ego_valid.repeat_interleave(views, dim=0),
+            student_valid=None if ego_valid is None else ego_valid.repeat_interleave(num_views, dim=0),
             detach_teacher=not self.config.train_teacher,
         )
-        return Term(self._sum_over_clips(per_pair, batch), per="clip", weight=kl.weight)
+        return Term(_sum_over_clips(per_pair, batch), per="clip", weight=kl.weight)
 
-    def _cycle(self, output, batch: Batch):  # type: ignore[no-untyped-def]
+    def _cycle(self, output: Exo2EgoOutput, batch: Batch) -> Term:
         """Adds |G(F(x)) - x| per clip and the mean of |F(G(y_k)) - y_k| over its views k."""
         from exo2ego.losses.cycle import cycle_loss
         from exo2ego.train.objective import Term
 
+        assert output.ego_features is not None
+        assert output.ego_cycle is not None
+        assert output.exo_features is not None
+        assert batch.view_weight is not None
         options = self.config.loss.cycle
         exo = output.exo_features.flatten(0, 1)
         ego_valid, exo_valid = self._valid_patches(batch, exo.shape[1])
-        scale = exo.float().std(dim=(0, 1, 2)) if options.normalize == "teacher_std" else None
+        scale = None
+        if options.normalize == "teacher_std":
+            scale = exo[batch.view_weight.flatten() > 0].float().std(dim=(0, 1, 2))  # of views that are there
         forward = cycle_loss(
             output.ego_features, output.ego_cycle, valid=ego_valid, detach_target=options.detach_target, scale=scale
         )
         total = (forward * batch.clip_weight).sum()
         if output.exo_cycle is not None:
             backward = cycle_loss(exo, output.exo_cycle.flatten(0, 1), valid=exo_valid, scale=scale)
-            total = total + self._sum_over_clips(backward, batch)
+            total = total + _sum_over_clips(backward, batch)
         return Term(total, per="clip", weight=options.weight)
 
     def _valid_patches(self, batch: Batch, num_frames: int) -> tuple[Tensor | None, Tensor | None]:
-        """Returns the patch masks [B, T, L] and [B*K, T, L], or None where padding counts like everything else."""
-        if not self.config.loss.kl.mask_padding or batch.exo_patch_mask is None:
+        """Returns the patch masks [B, T, L] and [B*K, T, L], or None where there is no padding to leave out."""
+        if not self.config.loss.kl.mask_padding or self.config.model.aspect != "pad":
             return None, None
-        exo = batch.exo_patch_mask.flatten(0, 1)
-        return tuple(mask.unsqueeze(1).expand(-1, num_frames, -1) for mask in (batch.patch_mask, exo))  # type: ignore[return-value]
+        assert batch.exo_patch_mask is not None
+        ego, exo = batch.patch_mask, batch.exo_patch_mask.flatten(0, 1)
+        return ego.unsqueeze(1).expand(-1, num_frames, -1), exo.unsqueeze(1).expand(-1, num_frames, -1)
 
-    @staticmethod
-    def _sum_over_clips(per_pair: Tensor, batch: Batch) -> Tensor:
-        assert batch.view_weight is not None
-        per_clip = (per_pair.unflatten(0, batch.view_weight.shape) * batch.view_weight).sum(dim=1)
-        return (per_clip * batch.clip_weight).sum()
+
+def _sum_over_clips(per_pair: Tensor, batch: Batch) -> Tensor:
+    """Averages values per (clip, view) [B*K] over each clip's views, and sums them over the clips."""
+    assert batch.view_weight is not None
+    per_clip = (per_pair.unflatten(0, batch.view_weight.shape) * batch.view_weight).sum(dim=1)
+    return (per_clip * batch.clip_weight).sum()
 
 
 CONFIG = Stage2Config

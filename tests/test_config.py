@@ -173,7 +173,23 @@ def test_help_shows_keys_types_defaults_and_docstrings() -> None:
 texts = st.text(st.characters(codec="utf-8"), max_size=30)
 # Texts that YAML would read as something else when they are not quoted.
 tricky_texts = st.sampled_from(
-    ["1e5", "12e45", "yes", "null", "~", "2026-11-21", "0x1f", "1:30", "", " a", "a: b", "#", "é\u2028"]
+    [
+        "1e5",
+        "12e45",
+        "yes",
+        "null",
+        "~",
+        "2026-11-21",
+        "0x1f",
+        "1:30",
+        "",
+        " a",
+        "a: b",
+        "#",
+        "é\u2028",
+        "\x85",
+        "a\x85b",
+    ]
 )
 finite_floats = st.floats(allow_nan=False)
 configs = st.builds(

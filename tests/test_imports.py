@@ -7,12 +7,11 @@ import re
 import sys
 from collections import defaultdict
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 import pytest
 
 from tests.conftest import RunPython
-from tests.shared_data import REPOSITORY
+from tests.shared_data import FOLDER_VARIABLE, REPOSITORY
 from tests.source_tree import ROOTS, entry_points, imported_modules, module_name, source_files
 
 FORBIDDEN = {
@@ -104,6 +103,5 @@ print("loaded", *sorted({HEAVY!r} & set(sys.modules)))
 
 
 def test_only_one_place_knows_where_the_shared_material_lies() -> None:
-    word = "EXO2EGO_" + "SHARED"
-    knowing = {path for path in source_files("tests", *ROOTS) if word in path.read_text(encoding="utf-8")}
-    assert knowing == {Path(REPOSITORY / "tests" / "shared_data.py")}
+    knowing = {path for path in source_files("tests", *ROOTS) if FOLDER_VARIABLE in path.read_text(encoding="utf-8")}
+    assert knowing == {REPOSITORY / "tests" / "shared_data.py"}

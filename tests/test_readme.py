@@ -1,4 +1,4 @@
-"""Every command that the documentation shows in a bash block exists, with its flags, files and configuration keys."""
+"""Every command in the documentation exists, with its flags, files and configuration keys, and prints what is shown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import importlib.util
 import re
 import shlex
 import subprocess
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,12 +42,19 @@ def documented_commands(path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
-COMMANDS = [
-    pytest.param(command, id=f"{document.name}: {command}")
-    for document in DOCUMENTS
-    if document.exists()
-    for command in dict.fromkeys(documented_commands(document))
-]
+def mentioned_commands(path: Path) -> list[str]:
+    """Returns the commands that a document mentions in running text and tables, possibly without all their values."""
+    return re.findall(r"`(python -m \w[^`]*)`", path.read_text(encoding="utf-8"))
+
+
+def sessions(path: Path) -> list[tuple[str, str]]:
+    """Returns the (command, output) pairs that a document shows after a `$` prompt."""
+    return re.findall(r"^```\n\$ (.*?)\n(.*?)^```", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def collect(find: Callable[[Path], list[Any]]) -> list[Any]:
+    found = [(document, item) for document in DOCUMENTS if document.exists() for item in dict.fromkeys(find(document))]
+    return [pytest.param(item, id=f"{document.name}: {item}"[:100]) for document, item in found]
 
 
 def words_of(command: str) -> list[str]:
@@ -55,7 +65,7 @@ def words_of(command: str) -> list[str]:
     return words
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", collect(documented_commands))
 def test_a_documented_command_is_valid(command: str, run_python: RunPython) -> None:
     words = words_of(command)
     if not words or words[0] in FOREIGN:
@@ -65,26 +75,49 @@ def test_a_documented_command_is_valid(command: str, run_python: RunPython) -> N
     elif words[0] in ("python", "torchrun", ".venv/bin/python", ".venv/bin/torchrun"):
         at = words.index("-m") if "-m" in words else pytest.fail("only `-m MODULE` is shown to users")
         check_module(words[at + 1], words[at + 2 :], run_python)
+        check_values(words[at + 1], words[at + 2 :], run_python)
     elif words[0] == "pip":
         check_extras(words)
     else:
         pytest.fail(f"{words[0]} is neither ours nor listed in FOREIGN")
 
 
+@cache
+def usage_of(module: str, run_python: RunPython) -> str:
+    usage = run_python("-m", module, "--help")
+    assert usage.returncode == 0, usage.stderr
+    return usage.stdout
+
+
 def check_module(module: str, arguments: list[str], run_python: RunPython) -> None:
     assert importlib.util.find_spec(module), f"there is no module {module}"
     if not module.startswith(OURS):
         return
-    usage = run_python("-m", module, "--help")
-    assert usage.returncode == 0, usage.stderr
+    usage = usage_of(module, run_python)
     for flag in (word.partition("=")[0] for word in arguments if word.startswith("--")):
-        assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", usage.stdout), f"{module} has no flag {flag}"
+        assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", usage), f"{module} has no flag {flag}"
     for word in arguments:
         if word.startswith(("stages/", "eval/")) and word.endswith(".yaml"):
             assert (REPOSITORY / word).is_file(), f"{word} does not exist"
-    if "--print-config" in usage.stdout and "--help" not in arguments:
+
+
+def check_values(module: str, arguments: list[str], run_python: RunPython) -> None:
+    if module.startswith(OURS) and "--print-config" in usage_of(module, run_python) and "--help" not in arguments:
         printed = run_python("-m", module, *arguments, "--print-config")
         assert printed.returncode == 0, printed.stderr
+
+
+@pytest.mark.parametrize("command", collect(mentioned_commands))
+def test_a_mentioned_command_exists(command: str, run_python: RunPython) -> None:
+    _, _, module, *arguments = words_of(command)
+    check_module(module, arguments, run_python)
+
+
+@pytest.mark.parametrize("session", collect(sessions))
+def test_a_shown_session_is_what_happens(session: tuple[str, str], run_python: RunPython) -> None:
+    command, output = session
+    done = run_python(*words_of(command)[1:])
+    assert done.stdout + done.stderr == output
 
 
 def check_extras(words: list[str]) -> None:
@@ -94,7 +127,8 @@ def check_extras(words: list[str]) -> None:
 
 
 def test_the_readme_starts_with_the_two_commands() -> None:
-    assert documented_commands(REPOSITORY / "README.md")[:2] == ["bash scripts/quickstart.sh", "bash scripts/test.sh"]
+    first, second, *_ = documented_commands(REPOSITORY / "README.md")
+    assert [words_of(first), words_of(second)] == [["bash", "scripts/quickstart.sh"], ["bash", "scripts/test.sh"]]
 
 
 def test_links_to_files_of_the_repository_lead_somewhere() -> None:

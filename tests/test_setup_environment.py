@@ -23,6 +23,13 @@ case "$*" in
     *) echo "unexpected: $*" >&2; exit 99 ;;
 esac
 """
+UV = """
+case "$*" in
+    "venv --quiet --clear --python python3.11 "*) mkdir -p "$6/bin" && cp "$(command -v "$5")" "$6/bin/python" ;;
+    "pip install "*) echo "uv for $UV_PYTHON: $*" >>installed ;;
+    *) echo "unexpected: $*" >&2; exit 99 ;;
+esac
+"""
 DISK = "echo header; echo / 0 0 $FREE_KB 0% /"
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -124,6 +131,15 @@ def test_a_failed_installation_says_why_and_the_next_run_tries_again(
     assert message in failed.stderr.splitlines()[-1]
     assert run().returncode == 0
     assert len(installs(repository)) == 2
+
+
+def test_uv_installs_where_it_is_available(run: Run, repository: Path, tmp_path: Path) -> None:
+    uv = tmp_path / "programs" / "uv"
+    uv.write_text(f"#!/usr/bin/env bash\n{UV}")
+    uv.chmod(0o755)
+    done = run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert installs(repository) == ["uv for .venv/bin/python: pip install -c constraints.txt --editable .[all,dev]"]
 
 
 def test_a_half_made_environment_is_made_again(run: Run, repository: Path) -> None:

@@ -139,9 +139,12 @@ def test_a_full_disk_is_one_message_and_changes_nothing(tmp_path: Path) -> None:
         from pathlib import Path
         from exo2ego.command_line import run_safely
         from exo2ego.storage import write_jsonl
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+        unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, unlimited[1]))
         rows = ({"row": row} for row in range(10_000))
-        sys.exit(run_safely(lambda: write_jsonl(Path(sys.argv[1]), rows), debug=False))
+        exit_code = run_safely(lambda: write_jsonl(Path(sys.argv[1]), rows), debug=False)
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        sys.exit(exit_code)
         """,
         path,
     )

@@ -65,9 +65,13 @@ def _parser() -> argparse.ArgumentParser:
         help="narrations to leave out (default rejected); `--drop` alone keeps all",
     )
     add("--spell-out-wearer", action="store_true", help='write "Camera-wearer" for "C" in the text (Exo2Ego Fig. 3)')
-    add("--resolution", choices=("448", "full"), default="448", help="downscaled videos (default 448) or full-size ones")
+    add(
+        "--resolution", choices=("448", "full"), default="448", help="downscaled videos (default 448) or full-size ones"
+    )
     files = parser.add_mutually_exclusive_group()
-    files.add_argument("--no-files", action="store_true", help="build from the annotations alone, without looking for videos")
+    files.add_argument(
+        "--no-files", action="store_true", help="build from the annotations alone, without looking for videos"
+    )
     files.add_argument(
         "--check-videos",
         action="store_true",
@@ -119,9 +123,9 @@ def _print_summary(options: BuildOptions, statistics: dict[str, Any]) -> None:
     )
     for kind, reasons in statistics["dropped"].items():
         console.print(f"left out, {kind}s: " + ", ".join(f"{count:,} {reason}" for reason, count in reasons.items()))
-    if statistics["video_check"]:
-        states = ", ".join(f"{count:,} {state}" for state, count in statistics["video_check"].items())
-        console.print(f"videos: {states} ({options.out / 'video_check.jsonl'})")
+    if checked := statistics["video_check"]["states"]:
+        states = ", ".join(f"{count:,} {state}" for state, count in checked.items())
+        console.print(f"videos: {states} (see report.md and {options.out / 'video_check.jsonl'})")
     console.print(f"written: {options.out / 'report.md'}, clips.parquet, clips.arrow, stats.json, dropped.jsonl")
 
 

@@ -108,14 +108,14 @@ def _spool_narrations(
     """Writes the narrations of the split's takes to the spool; returns the uids that have any narration."""
     reader = NarrationReader(options.drop, options.spell_out_wearer, drops)
     annotated: set[str] = set()
-    for uid, annotations in stream_object(path, "annotations", "atomic descriptions"):
+    for uid, raw in stream_object(path, "annotations", "atomic descriptions"):
         if splits.get(uid) != options.split or uid not in takes:
             annotated.add(uid)
             continue
         if uid in spool:
             raise DataError(f"{path}: take {uid} is given twice")
         try:
-            narrations = reader.read(uid, annotations)
+            narrations = reader.read(uid, raw)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"no key {error}" if isinstance(error, KeyError) else str(error)
             raise DataError(f"{path}: take {uid} does not have Ego-Exo4D v2 annotations: {reason}") from error
@@ -167,7 +167,15 @@ def _statistics(
             "durations": tables.other_durations.summary(),
         },
         "dropped": drops.totals(),
-        "video_check": dict(sorted(Counter(video.state for video in videos.values()).items())),
+        "video_check": _video_statistics(videos),
+    }
+
+
+def _video_statistics(videos: Mapping[str, VideoState]) -> dict[str, Any]:
+    faults = [video for video in videos.values() if video.state != "readable"]
+    return {
+        "states": dict(sorted(Counter(video.state for video in videos.values()).items())),
+        "faults": [{"path": video.path, "state": video.state, "detail": video.detail} for video in faults],
     }
 
 

@@ -84,7 +84,7 @@ def takes_of_split(
 
 
 def takes_with_videos(takes: Iterable[Take], is_usable: Callable[[str], bool], drops: DropLog) -> list[Take]:
-    """Returns the takes that have a length, an ego video and at least one exo video, each with its usable exo videos."""
+    """Returns the takes with a length, a usable ego video and at least one usable exo video, without the others."""
     kept: list[Take] = []
     for take in takes:
         for path in take.unused_ego_videos:

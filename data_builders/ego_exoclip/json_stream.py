@@ -12,6 +12,7 @@ from exo2ego.errors import DataError
 
 _WINDOW_CHARACTERS = 1 << 20
 _WHITESPACE = " \t\n\r"
+_AFTER_A_VALUE = {*_WHITESPACE, ",", ":", "]", "}"}
 _decode = json.JSONDecoder().raw_decode
 
 
@@ -95,7 +96,8 @@ class _Window:
                 if not self._read_on():
                     raise self._malformed(error.msg, error.pos) from error
                 continue
-            if end < len(self._text) or not self._read_on():  # a number may go on after the window
+            # A number may go on after the window ("1" or "1." of "1.5"), unless what follows it is there to see.
+            if self._text[end : end + 1] in _AFTER_A_VALUE or not self._read_on():
                 self._at = end
                 return value
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 # Places of the paper: §3.1, Tables 1 and 10, Supplement A.2-A.4 with Figures 7-11.
 PAPER_GROUPING = ("paper", "1.92", "261.3K", "0.68", "0.57", "82.0%", "", "")
@@ -12,6 +12,7 @@ PAPER_LONGEST_NARRATION = (
     "C throws out the covid 19 test tube seal, the covid 19 test box, the torn part of the covid 19 test device pack, "
     "and the covid 19 test instruction sheet into the waste bag with his right hand"
 )
+MAX_FAULTS_SHOWN = 50
 BAR_COLOUR = "#3b6ea5"
 PAPER_COLOUR = "#c1543c"
 
@@ -63,6 +64,7 @@ def _figures(statistics: dict[str, Any]) -> list[Row]:
         ("exo videos per take", "4-5", f"{statistics['exo_videos_per_take']:.2f}", "§3.1"),
         ("hours of all videos", "623.6", f"{statistics['video_hours']:.4g}", "§3.1"),
         ("hours of ego video", "116", f"{statistics['ego_hours']:.4g}", "Table 10"),
+        ("hours of clips (before views)", "49 (0.68 s x 261.3K)", f"{durations['clip_hours']:.4g}", "§3.1, A.2"),
         ("narrations = clips", "261.3K", f"{durations['clips']:,}", "§3.1, A.2"),
         ("ego-exo clip pairs", "1.1M", f"{statistics['pairs']:,}", "Table 1"),
         ("α (s)", "1.92", _number(statistics["alpha_s"]), "§3.1"),
@@ -75,7 +77,12 @@ def _figures(statistics: dict[str, Any]) -> list[Row]:
         ("words, mean", "10.98", f"{words['mean']:.2f}", "A.3, Fig. 8"),
         ("words, std", "3.16", f"{words['std']:.2f}", "A.3, Fig. 8"),
         ("narrations of 10-20 words", "65.5%", f"{words['share_10_to_20']:.1%}", "A.3, Fig. 8"),
-        ("longest narration", f"Health, “{PAPER_LONGEST_NARRATION}”", _narration(statistics["longest_narration"]), "A.3"),
+        (
+            "longest narration",
+            f"Health, “{PAPER_LONGEST_NARRATION}”",
+            _narration(statistics["longest_narration"]),
+            "A.3",
+        ),
         ("scenarios", "8", f"{len(statistics['scenarios'])}", "A.4, Fig. 11"),
         ("largest scenario", "Rock Climbing, 27.8%", _share(statistics["scenarios"], 0, takes), "A.4, Fig. 11"),
         ("smallest scenario", "Music, 5.5%", _share(statistics["scenarios"], -1, takes), "A.4, Fig. 11"),
@@ -133,11 +140,16 @@ def _dropped(statistics: dict[str, Any]) -> list[Sequence[str]]:
     ]
 
 
-def _video_section(states: dict[str, int]) -> str:
-    if not states:
+def _video_section(checked: dict[str, Any]) -> str:
+    if not checked["states"]:
         return "Videos were not probed; `--check-videos` decodes the first and last frame of every file."
-    listed = ", ".join(f"{count:,} {state}" for state, count in states.items())
-    return f"Videos probed: {listed}; see `video_check.jsonl` for each file."
+    listed = ", ".join(f"{count:,} {state}" for state, count in checked["states"].items())
+    summary = f"Videos probed: {listed}; `video_check.jsonl` has a line for each."
+    faults = [(fault["path"], fault["state"], fault["detail"]) for fault in checked["faults"]]
+    if not faults:
+        return summary
+    shown = _table(("video left out", "state", "detail"), faults[:MAX_FAULTS_SHOWN])
+    return f"{summary}\n\n{shown}"
 
 
 def _shares(counts: dict[str, int], total: int) -> list[Sequence[str]]:
@@ -170,6 +182,8 @@ def write_plots(statistics: dict[str, Any], folder: Path) -> None:
         histogram["counts"],
         f"clip duration (s), last bar: {edges_s[-1]:.1f} s and more",
         {"paper: mean 0.68 s": 0.68, f"measured: mean {durations['mean_s']:.2f} s": durations["mean_s"]},
+        width=histogram["bin_s"],
+        align="edge",
     )
     _histogram(
         folder / "narration_words.png",
@@ -177,17 +191,28 @@ def write_plots(statistics: dict[str, Any], folder: Path) -> None:
         words["counts"],
         "words per narration",
         {"paper: mean 10.98": 10.98, f"measured: mean {words['mean']:.2f}": words["mean"]},
+        width=1,
+        align="center",
     )
     for name in ("institutions", "tasks", "scenarios"):
         _bars(folder / f"{name}.png", statistics[name], PLOTS[name])
 
 
-def _histogram(path: Path, edges: Sequence[float], counts: Sequence[int], label: str, marks: dict[str, float]) -> None:
+def _histogram(
+    path: Path,
+    positions: Sequence[float],
+    counts: Sequence[int],
+    label: str,
+    marks: dict[str, float],
+    *,
+    width: float,
+    align: Literal["center", "edge"],
+) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()
-    axes.bar(edges, counts, width=edges[1] - edges[0] if len(edges) > 1 else 1, align="edge", color=BAR_COLOUR)
+    axes.bar(positions, counts, width=width, align=align, color=BAR_COLOUR)
     for (text, position), style in zip(marks.items(), ("--", ":"), strict=True):
         axes.axvline(position, linestyle=style, color=PAPER_COLOUR, label=text)
     axes.set_xlabel(label)
@@ -208,5 +233,6 @@ def _bars(path: Path, counts: dict[str, int], title: str) -> None:
     axes.invert_yaxis()
     axes.set_title(title, fontsize=10)
     axes.tick_params(axis="y", labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xticks([])
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
     figure.savefig(path, dpi=120)

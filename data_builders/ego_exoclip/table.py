@@ -22,7 +22,7 @@ from data_builders.ego_exoclip.narrations import NarrationSpool, TakeBetas
 from data_builders.ego_exoclip.statistics import ClipStatistics, DurationStatistics
 from exo2ego.data.clips import CLIP_SCHEMA
 
-BATCH_ROWS = 1 << 16
+BATCH_ROWS = 1 << 15
 
 IntArray = NDArray[numpy.int64]
 

@@ -101,17 +101,20 @@ def probe(root: Path, path: str) -> VideoState:
         return VideoState(path=path, state="missing", detail="no such file")
     found: dict[str, Any] = {"path": path, "size_bytes": size_bytes, "modified_ns": modified_ns}
     try:
-        with av.open(str(root / path)) as container:
+        with av.open(str(root / path), metadata_errors="replace") as container:
             if not container.streams.video:
                 return VideoState(**found, state="unreadable", detail="no video stream")
             stream = container.streams.video[0]
             duration_s, last_s = _first_to_last_s(container, stream)
             found |= {"width": stream.width, "height": stream.height, "duration_s": duration_s}
             found["fps"] = float(stream.average_rate) if stream.average_rate else None
-    except (av.FFmpegError, EOFError, ValueError) as error:
-        return VideoState(**found, state="unreadable", detail=str(error))
+    except Exception as error:  # whatever a damaged file provokes in the decoder is what this probe is to report
+        detail = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        return VideoState(**found, state="unreadable", detail=detail)
     if last_s is None or duration_s - last_s > MAX_MISSING_END_S:
-        reached = "no frame can be decoded" if last_s is None else f"the last frame that can be decoded is at {last_s:.2f} s"
+        reached = (
+            "no frame can be decoded" if last_s is None else f"the last frame that can be decoded is at {last_s:.2f} s"
+        )
         return VideoState(**found, state="truncated", detail=f"{reached}, the file states {duration_s:.2f} s")
     return VideoState(**found, state="readable")
 

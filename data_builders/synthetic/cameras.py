@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,13 +12,14 @@ from data_builders.synthetic.config import FRAMES_PER_SECOND
 from data_builders.synthetic.motion import Array
 
 HEAD_M = np.array([0.0, -0.44, 0.62])
-TABLE_CENTRE_M = np.array([0.0, 0.06, 0.04])
+ACTION_CENTRE_M = np.array([0.0, 0.03, 0.08])
+"""Middle of where things happen."""
 EXO_DISTANCE_M = 1.25
 EXO_ELEVATION_RAD = np.deg2rad(48)
-EXO_ARC_RAD = np.deg2rad(70)
+EXO_ARC_RAD = np.deg2rad(60)
 """Exocentric cameras stand on the far side of the table, up to this angle to the left and right of its middle."""
-EXO_FIELD_M = 0.98
-"""Width of the table that fills an exocentric frame at difficulty 0."""
+EXO_FIELD_M = 1.04
+"""Width of the scene that fills an exocentric frame at difficulty 0."""
 EGO_FIELD_RAD = np.deg2rad(66)
 NEAREST_DEPTH_M = 0.1
 
@@ -47,17 +49,21 @@ class Camera:
         """Returns the same view with `factor` times as many pixels per side."""
         return replace(self, width=factor * self.width, height=factor * self.height, focal_px=factor * self.focal_px)
 
+    def position_at(self, frames: NDArray[np.intp]) -> Floats:
+        """Returns the positions [3, N] at `frames` [N], or the only one [3, 1]."""
+        return self.position if self.is_fixed else np.take(self.position, frames, axis=1)
+
     def view(self, points: Floats, frames: NDArray[np.intp]) -> Floats:
         """Projects world points [3, K, N], point n as of frame `frames[n]`, to pixels x, y and depth [3, K, N]."""
-        if self.is_fixed:
-            rotation, position = self.rotation[:, :, :1], self.position[:, :1]
-        else:
-            rotation, position = self.rotation[:, :, frames], self.position[:, frames]
-        offset = points - position[:, None]
-        right, down, depth = (sum(row[axis] * offset[axis] for axis in range(3)) for row in rotation)
-        depth = np.maximum(depth, NEAREST_DEPTH_M)
-        scale = np.float32(self.focal_px) / depth
-        seen: Floats = np.stack([right * scale + self.width / 2, down * scale + self.height / 2, depth])
+        rotation = self.rotation if self.is_fixed else np.take(self.rotation, frames, axis=2)
+        x, y, z = points - self.position_at(frames)[:, None]
+        seen = np.empty_like(points)
+        for (along_x, along_y, along_z), row in zip(rotation, seen, strict=True):
+            row[:] = along_x * x + along_y * y + along_z * z
+        np.maximum(seen[2], NEAREST_DEPTH_M, out=seen[2])
+        seen[:2] *= np.float32(self.focal_px) / seen[2]
+        seen[0] += np.float32(self.width / 2)
+        seen[1] += np.float32(self.height / 2)
         return seen
 
     def sees(self, point: Array, frame: int) -> bool:
@@ -78,9 +84,7 @@ def look_at(position: Array, target: Array, roll_rad: Array) -> tuple[Floats, Fl
     return position.T.astype(np.float32), axes.transpose(0, 2, 1).astype(np.float32)
 
 
-def exo_cameras(
-    rng: np.random.Generator, names: list[str], size: tuple[int, int], difficulty: float
-) -> list[Camera]:
+def exo_cameras(rng: np.random.Generator, names: list[str], size: tuple[int, int], difficulty: float) -> list[Camera]:
     """Places fixed cameras evenly on an arc opposite the wearer.
 
     With `difficulty` d the field grows by 1 + d, the azimuth turns by up to +-(5 + 40 d) degrees, the frame rolls by
@@ -95,8 +99,8 @@ def exo_cameras(
         direction = np.array(
             [np.sin(azimuth) * np.cos(elevation), np.cos(azimuth) * np.cos(elevation), np.sin(elevation)]
         )
-        aim = TABLE_CENTRE_M + 0.25 * difficulty * np.array([*rng.uniform(-1, 1, 2), 0.0])
-        position = TABLE_CENTRE_M + EXO_DISTANCE_M * direction
+        aim = ACTION_CENTRE_M + 0.25 * difficulty * np.array([*rng.uniform(-1, 1, 2), 0.0])
+        position = ACTION_CENTRE_M + EXO_DISTANCE_M * direction
         roll = np.deg2rad(rng.uniform(-12, 12) * difficulty)
         focal_px = width * EXO_DISTANCE_M / (EXO_FIELD_M * (1 + difficulty))
         cameras.append(Camera(name, width, height, *look_at(position[None], aim[None], np.array([roll])), focal_px))
@@ -114,13 +118,13 @@ def ego_camera(
     width, height = size
     num_frames = len(attention)
     time_s = np.arange(num_frames) / FRAMES_PER_SECOND
-    calm_target = 0.45 * TABLE_CENTRE_M + 0.55 * attention
+    calm_target = 0.45 * ACTION_CENTRE_M + 0.55 * attention
     tremble = np.stack([_wander(rng, time_s) for _ in range(3)], axis=1)
     distance = np.linalg.norm(calm_target - HEAD_M, axis=1, keepdims=True)
     target = calm_target + glances + distance * np.deg2rad(0.5 + 2.5 * difficulty) * tremble
     position = HEAD_M + 0.02 * np.stack([_wander(rng, time_s) for _ in range(3)], axis=1)
     roll = np.deg2rad(14 * difficulty) * _wander(rng, time_s)
-    focal_px = (1 + 0.5 * difficulty) * height / 2 / np.tan(EGO_FIELD_RAD / 2)
+    focal_px = (1 + 0.5 * difficulty) * height / 2 / math.tan(EGO_FIELD_RAD / 2)
     return Camera(name, width, height, *look_at(position, target, roll), focal_px, is_ego=True)
 
 

@@ -18,7 +18,7 @@ class SyntheticConfig(Config):
     """Seed of the whole corpus; the same settings give the same files."""
     takes: int = Field(default=12, ge=2)
     """Number of takes over all splits."""
-    seconds_per_take: float = Field(default=30.0, ge=3)
+    seconds_per_take: float = Field(default=30.0, ge=3, le=300)
     """Length of every take in seconds."""
     exo_cameras: int = Field(default=4, ge=1, le=8)
     """Exocentric cameras per take (Ego-Exo4D has 4 or 5)."""

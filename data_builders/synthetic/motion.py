@@ -17,8 +17,8 @@ from data_builders.synthetic.world import NUM_COLUMNS, Action, Plan, Step
 
 Array = NDArray[np.float64]
 
-COLUMN_SPACING_M = 0.28
-NEAR_ROW_M, FAR_ROW_M = -0.06, 0.22
+COLUMN_SPACING_M = 0.27
+NEAR_ROW_M, FAR_ROW_M = -0.06, 0.20
 RADIUS_M = {"cup": 0.078, "box": 0.09, "ball": 0.09, "bottle": 0.068, "plate": 0.125}
 HEIGHT_M = {"cup": 0.14, "box": 0.13, "ball": 0.18, "bottle": 0.26, "plate": 0.035}
 LID_OPEN_RAD = np.deg2rad(110)
@@ -93,7 +93,7 @@ def rest_position(hand: str) -> Array:
 
 def hold_position(hand: str) -> Array:
     """Returns where a hand keeps an object between events."""
-    return np.array([SIDE[hand] * 0.40, -0.12, 0.20])
+    return np.array([SIDE[hand] * 0.36, -0.08, 0.14])
 
 
 def grasp_offset(shape: str, hand: str) -> Array:
@@ -255,7 +255,7 @@ def _pour(shape: str, hand: str, home: Array) -> _Track:
     """The held object is raised over the table, tilts towards the other hand, and comes back."""
     offset = grasp_offset(shape, hand)
     base = home - offset
-    raised = np.array([SIDE[hand] * 0.26, -0.04, 0.26])
+    raised = np.array([SIDE[hand] * 0.24, 0.0, 0.24])
     carry: list[Key] = [(0.0, base), (0.26, raised), (0.76, raised), (1.0, base)]
     upright, tilted = np.array(0.0), np.array(-SIDE[hand] * POUR_TILT_RAD)
     tilt: list[Key] = [(0.0, upright), (0.18, upright), (0.40, tilted), (0.70, tilted), (0.90, upright)]

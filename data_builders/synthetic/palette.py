@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +68,9 @@ def make_palette(white_balance: NDArray[np.float64]) -> Palette:
     chroma = np.zeros((2, 256), np.uint8)
     free = set(range(16, 236))
     for name, (bright, blue, red) in zip(_ENTRIES, yuv.tolist(), strict=True):
-        luma[name] = min(free, key=lambda value, wanted=bright: (abs(value - wanted), value))  # type: ignore[misc]
+        luma[name] = next(
+            value for distance in count() for value in (bright - distance, bright + distance) if value in free
+        )
         free.remove(luma[name])
         chroma[:, luma[name]] = blue, red
     return Palette(luma, (chroma[0].tobytes(), chroma[1].tobytes()))

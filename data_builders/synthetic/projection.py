@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,13 @@ from data_builders.synthetic.motion import Array
 from data_builders.synthetic.shapes import Part, Round
 
 Floats = NDArray[np.float32]
-Polygon = list[int]
-"""x, y, x, y, ... in pixels."""
+Polygon = Floats
+"""[2K] x, y, x, y, ... in pixels; Pillow reads a buffer of float32 much faster than a list."""
 
 # The outline of a round part: half of an octagon round its first end, and the other half round its second.
 _ANGLES = np.deg2rad([-67.5, -22.5, 22.5, 67.5, 67.5, 22.5, -22.5, -67.5]).astype(np.float32)[:, None]
 ACROSS = np.sin(_ANGLES)
-ALONG = np.cos(_ANGLES) * np.repeat(np.float32([-1, 1]), 4)[:, None]
+ALONG = np.cos(_ANGLES) * np.repeat(np.array([-1, 1], np.float32), 4)[:, None]
 END = np.repeat([0, 1], 4)
 
 
@@ -38,12 +39,22 @@ class Stroke:
 
     colour: str
     first: int
-    polygons: Sequence[Polygon | None]
-    """One per frame, or a single one that stands still; None: hidden or outside the frame."""
+    corners: Floats
+    """[T or 1, 2K] polygons; a single one stands still."""
+    visible: NDArray[np.bool_]
+    """[T or 1] whether any of it can be seen."""
+
+    def polygons(self, first: int, last: int) -> Iterable[Polygon | None]:
+        """Returns the polygon of every frame in [first, last); None where it is hidden or outside the frame."""
+        if len(self.corners) == 1:
+            return repeat(self.corners[0] if self.visible[0] else None)
+        frames = slice(first - self.first, last - self.first)
+        corners, visible = self.corners[frames], self.visible[frames]
+        return corners if visible.all() else [row if seen else None for row, seen in zip(corners, visible, strict=True)]
 
 
 class PartTable:
-    """Parts in the order in which their strokes are wanted; with `per_frame`, also those that stand still move in the image."""
+    """Parts in the order in which their strokes are wanted; a moving camera, which sees all move, needs `per_frame`."""
 
     def __init__(self, shots: Sequence[Shot], *, per_frame: bool) -> None:
         groups: dict[int, list[int]] = {}
@@ -69,7 +80,10 @@ class _Group:
     def __init__(self, shots: Sequence[Shot], per_frame: bool) -> None:
         parts = [shot.part for shot in shots]
         self.shots = shots
-        self.lengths = [shot.last - shot.first if per_frame else part.points.shape[1] for shot, part in zip(shots, parts, strict=True)]
+        self.lengths = [
+            shot.last - shot.first if per_frame else part.points.shape[1]
+            for shot, part in zip(shots, parts, strict=True)
+        ]
         self.ends = np.cumsum(self.lengths).tolist()
         frames = [np.arange(shot.first, shot.first + length) for shot, length in zip(shots, self.lengths, strict=True)]
         self.frames = np.concatenate(frames)
@@ -92,24 +106,21 @@ class _Group:
     def strokes(self, camera: Camera) -> list[Stroke]:
         """Projects the rows and cuts them into strokes."""
         seen = camera.view(self.points, self.frames)
-        corners = seen[:2] if self.radii is None else _outlines(seen, self.points, self.radii * camera.focal_px)
+        corners = seen[:2] if self.radii is None else _outlines(seen, self.points, self.radii, camera.focal_px)
         size = np.array([[camera.width], [camera.height]])
         inside = ((corners.max(1) >= 0) & (corners.min(1) < size)).all(0)
-        towards = camera.position[:, self.frames if not camera.is_fixed else [0]] - self.points[:, 0]
+        towards = camera.position_at(self.frames) - self.points[:, 0]
         visible = inside & self.shown & ((self.outward * towards).sum(0) >= 0)
-        interleaved = corners.transpose(2, 1, 0).reshape(len(self.frames), -1).astype(np.int32)
-        polygons: list[Polygon | None] = interleaved.tolist()
-        for hidden in np.flatnonzero(~visible).tolist():
-            polygons[hidden] = None
+        interleaved = np.ascontiguousarray(corners.transpose(2, 1, 0), np.float32).reshape(len(self.frames), -1)
         return [
-            Stroke(shot.part.colour, shot.first, polygons[end - length : end])
+            Stroke(shot.part.colour, shot.first, interleaved[end - length : end], visible[end - length : end])
             for shot, length, end in zip(self.shots, self.lengths, self.ends, strict=True)
         ]
 
 
-def _outlines(seen: Floats, points: Floats, radii_focal: Floats) -> Floats:
+def _outlines(seen: Floats, points: Floats, radii_m: Floats, focal_px: float) -> Floats:
     """Outlines [2, 8, N] of bodies between two circles, from their centres `seen` [3: x, y, depth; 2, N]."""
-    radii = radii_focal / seen[2]
+    radii_px = radii_m * np.float32(focal_px) / seen[2]
     length = np.sqrt(((points[:, 1] - points[:, 0]) ** 2).sum(0))
     # Seen along its axis a circle is a circle; across, it is an ellipse, the narrower the more level the axis is.
     narrowing = np.where(length > 0, np.abs(seen[2, 1] - seen[2, 0]) / np.maximum(length, 1e-9), 1.0)
@@ -118,5 +129,5 @@ def _outlines(seen: Floats, points: Floats, radii_focal: Floats) -> Floats:
     axis /= np.sqrt((axis**2).sum(0))
     across = np.stack([-axis[1], axis[0]])
     offsets = across[:, None] * ACROSS + (axis * narrowing)[:, None] * ALONG
-    outlines: Floats = seen[:2, END] + radii[END] * offsets
+    outlines: Floats = seen[:2, END] + radii_px[END] * offsets
     return outlines

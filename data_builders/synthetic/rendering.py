@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, repeat
+from itertools import chain
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -56,7 +56,8 @@ def _item_figures(plan: Plan, motion: Motion, index: int) -> Iterator[Figure]:
     for first, last, moves in motion.spans(item=index):
         frames = slice(first, last if moves else first + 1)
         pose = Pose(*(values[index, frames] for values in (motion.positions, motion.tilts, motion.yaws, motion.lids)))
-        parts = [*water_parts(item.shape, pose), *object_parts(item.shape, item.colour, pose)]
+        water = water_parts(item.shape, pose) if pose.tilt.any() else []
+        parts = [*water, *object_parts(item.shape, item.colour, pose)]
         yield Figure(first, last, moves, parts, pose.position.mean(0))
 
 
@@ -89,52 +90,57 @@ class Renderer:
         return [*figures, *scenery_shots]
 
     def frames(self, camera: Camera, palette: Palette) -> Iterator[Planes]:
-        """Yields every frame that `camera` records; for a fixed camera only what moves is drawn again."""
+        """Yields every frame that `camera` records; for a fixed camera only what moves is drawn again.
+
+        The arrays are used again: copy what is to outlive the next frame.
+        """
         camera = camera.enlarged(self.supersampling)
         strokes = iter((self._for_fixed if camera.is_fixed else self._for_moving).strokes(camera))
         figures = [(figure, [next(strokes) for _ in figure.parts]) for figure in self.figures]
         scenery = list(strokes)
-        floor = Image.new("L", (camera.width, camera.height), palette.luma["floor"])
+        floor = np.full((camera.height, camera.width), palette.luma["floor"], np.uint8)
         for segment in self.segments:
             eye = camera.position[:, 0 if camera.is_fixed else segment.first]
             present = [pair for pair in figures if pair[0].first <= segment.first < pair[0].last]
-            present.sort(key=lambda pair: -float(((pair[0].reference - eye) ** 2).sum()))  # noqa: B023 - used at once
+            present.sort(key=lambda pair: -float(((pair[0].reference - eye) ** 2).sum()))
             still = [*scenery, *(stroke for figure, own in present if not figure.moves for stroke in own)]
             moving = [stroke for figure, own in present if figure.moves for stroke in own]
             background = floor
             if camera.is_fixed:
-                background = next(_draw(floor, still, palette, segment.first, segment.first + 1)).copy()
+                background = next(_draw(floor, still, palette, segment.first, segment.first + 1))
                 still = []
-            for image in _draw(background, [*still, *moving], palette, segment.first, segment.last):
-                yield _to_planes(image, palette, self.supersampling)
+            for luma in _draw(background, [*still, *moving], palette, segment.first, segment.last):
+                yield _to_planes(luma, palette, self.supersampling)
 
 
-def _draw(
-    background: Image.Image, strokes: Sequence[Stroke], palette: Palette, first: int, last: int
-) -> Iterator[Image.Image]:
-    """Draws the strokes of every frame over `background`, into one image that is yielded again and again."""
-    image = background.copy()
-    canvas = ImageDraw.Draw(image)
-    lumas = [palette.luma[stroke.colour] for stroke in strokes]
-    columns = [
-        stroke.polygons[first - stroke.first : last - stroke.first] if len(stroke.polygons) > 1 else repeat(stroke.polygons[0])
-        for stroke in strokes
-    ]
+def _draw(background: Bytes, strokes: Sequence[Stroke], palette: Palette, first: int, last: int) -> Iterator[Bytes]:
+    """Draws the strokes of every frame over `background`, into one array that is yielded again and again."""
+    luma = background.copy()
+    canvas = _canvas(luma)
+    inks = [palette.luma[stroke.colour] for stroke in strokes]
+    columns = [stroke.polygons(first, last) for stroke in strokes]
     for _, *polygons in zip(range(first, last), *columns):  # noqa: B905 - what stands still repeats for ever
-        image.paste(background)
-        for luma, polygon in zip(lumas, polygons, strict=True):
+        np.copyto(luma, background)
+        for ink, polygon in zip(inks, polygons, strict=True):
             if polygon is not None:
-                canvas.polygon(polygon, fill=luma)
-        yield image
+                canvas.polygon(polygon, fill=ink)
+        yield luma
 
 
-def _to_planes(image: Image.Image, palette: Palette, supersampling: int) -> Planes:
-    """The drawn image is the luma plane; chroma is looked up from it. A larger image is averaged down."""
-    luma = np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width)
-    step = 2 if supersampling == 1 else 1
-    sampled = luma[::step, ::step]
-    looked_up = sampled.tobytes()
-    blue, red = (np.frombuffer(looked_up.translate(table), np.uint8).reshape(sampled.shape) for table in palette.chroma)
+def _canvas(luma: Bytes) -> ImageDraw.ImageDraw:
+    """Lets Pillow draw into the memory of an array."""
+    height, width = luma.shape
+    image = Image.frombuffer("L", (width, height), luma, "raw", "L", 0, 1)
+    image.readonly = 0  # else ImageDraw would draw on a copy
+    return ImageDraw.Draw(image)
+
+
+def _to_planes(luma: Bytes, palette: Palette, supersampling: int) -> Planes:
+    """What is drawn is the luma plane; chroma is looked up from it. A larger drawing is averaged down."""
+    sampled = luma[::2, ::2] if supersampling == 1 else luma
+    keys = sampled.tobytes()
+    blue = np.frombuffer(keys.translate(palette.chroma[0]), np.uint8).reshape(sampled.shape)
+    red = np.frombuffer(keys.translate(palette.chroma[1]), np.uint8).reshape(sampled.shape)
     if supersampling == 1:
         return luma, blue, red
     return _block_mean(luma, supersampling), _block_mean(blue, 2 * supersampling), _block_mean(red, 2 * supersampling)

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from data_builders.synthetic.motion import HEIGHT_M, RADIUS_M, SIDE, UP, Array, slot_position
 from data_builders.synthetic.vocabulary import Hand
 
-TABLE_MIDDLE_M = np.array([0.0, 0.06, 0.0])
-TABLE_HALF_M = np.array([0.52, 0.34, 0.0])
-PLACE_RADIUS_M = 0.137
+TABLE_MIDDLE_M = np.array([0.0, 0.04, 0.0])
+TABLE_HALF_M = np.array([0.50, 0.32, 0.0])
+PLACE_RADIUS_M = 0.132
 POURS_FROM_RAD = np.deg2rad(70)
 NECK_RADIUS_M = 0.034
+_CIRCLE = np.array([np.cos(np.arange(8) * np.pi / 4), np.sin(np.arange(8) * np.pi / 4)])[..., None, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ def _direction(yaw: Array, elevation_rad: float = 0.0) -> Array:
 
 
 def _rod(colour: str, start: Array, end: Array, radii: tuple[float, float], outward: Array | None = None) -> Round:
-    return Round(colour=colour, points=np.stack(np.broadcast_arrays(start, end)), radii=radii, outward=outward)
+    return Round(colour=colour, points=np.stack([start, end]), radii=radii, outward=outward)
 
 
 def _ball(colour: str, centre: Array, radius: float, outward: Array | None = None) -> Round:
@@ -82,13 +83,11 @@ def _ball(colour: str, centre: Array, radius: float, outward: Array | None = Non
 
 
 def _disc(colour: str, centre: Array, normal: Array, radius: float, *, one_sided: bool = True) -> Face:
-    """A circle, as an octagon."""
-    helper = np.array([1.0, 0.0, 0.0]) if abs(normal[0, 0]) < 0.9 else np.array([0.0, 1.0, 0.0])
-    across = np.cross(normal, helper)
-    across /= np.linalg.norm(across, axis=-1, keepdims=True)
-    other = np.cross(normal, across)
-    angles = np.arange(8) * np.pi / 4
-    corners = centre + radius * (np.cos(angles)[:, None, None] * across + np.sin(angles)[:, None, None] * other)
+    """A circle, as an octagon; `normal` must not be level along y."""
+    x, y, z = normal.T
+    across = np.stack([-z, np.zeros_like(x), x], axis=-1) / np.hypot(x, z)[:, None]
+    other = np.stack([y * across[:, 2], z * across[:, 0] - x * across[:, 2], -y * across[:, 0]], axis=-1)
+    corners = centre + radius * (_CIRCLE[0] * across + _CIRCLE[1] * other)
     return Face(colour=colour, points=corners, outward=normal if one_sided else None)
 
 
@@ -134,7 +133,9 @@ def _box(colour: str, pose: Pose) -> list[Part]:
     middle = top + half * outward + half * inward
     normal = cosine * UP + sine * outward
     parts.append(_rectangle(f"light {colour}", middle, half * along, half * inward))
-    parts.append(_rectangle(f"dark {colour}", middle + 0.3 * half * inward, 0.5 * half * along, 0.2 * half * inward, normal))
+    parts.append(
+        _rectangle(f"dark {colour}", middle + 0.3 * half * inward, 0.5 * half * along, 0.2 * half * inward, normal)
+    )
     return parts
 
 
@@ -197,10 +198,10 @@ def water_parts(shape: str, pose: Pose) -> list[Part]:
 def hand_parts(hand: Hand, palm: Array) -> list[Part]:
     """Returns an arm and its hand at `palm` [T, 3]."""
     side = SIDE[hand]
-    shoulder = np.array([side * 0.20, -0.46, 0.40])
+    shoulder = np.broadcast_to(np.array([side * 0.20, -0.46, 0.40]), palm.shape)
     elbow = 0.5 * (shoulder + palm) + np.array([side * 0.09, -0.03, -0.08])
     forward = palm - elbow
-    forward /= np.linalg.norm(forward, axis=-1, keepdims=True)
+    forward /= np.sqrt((forward**2).sum(-1, keepdims=True))
     wrist, knuckles, tips = palm - 0.05 * forward, palm + 0.035 * forward, palm + 0.085 * forward
     thumb = palm + 0.03 * forward + np.array([-side * 0.062, 0.0, 0.0])
     return [
@@ -247,4 +248,7 @@ def _place_parts(place: str, centre: Array) -> list[Part]:
     if place == "mat":
         stripes = [_rectangle("mat stripe", centre + x * width, 0.14 * width, depth) for x in (-0.72, 0.0, 0.72)]
         return [_rectangle("mat", centre, width, depth), *stripes]
-    return [_disc("board rim", centre, upright, 0.95 * PLACE_RADIUS_M), _disc("board", centre, upright, 0.78 * PLACE_RADIUS_M)]
+    return [
+        _disc("board rim", centre, upright, 0.95 * PLACE_RADIUS_M),
+        _disc("board", centre, upright, 0.78 * PLACE_RADIUS_M),
+    ]

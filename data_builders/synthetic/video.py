@@ -15,7 +15,7 @@ KEY_FRAME_EVERY = 15
 ENCODER_OPTIONS = {
     "preset": "ultrafast",
     "tune": "zerolatency",
-    "qp": "20",
+    "qp": "24",
     "g": str(KEY_FRAME_EVERY),
     # One thread keeps the bytes the same on every machine; takes are written in parallel instead.
     "x264-params": "scenecut=0:threads=1",

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from itertools import product
-from typing import Literal
 
 import numpy as np
 
-from data_builders.synthetic.vocabulary import COLOURS, HANDS, PLACES, SHAPES, SHAPES_OF_VERB, TABLE, VERBS
-from data_builders.synthetic.vocabulary import Combination, Hand, Verb
+from data_builders.synthetic.vocabulary import (
+    COLOURS,
+    HANDS,
+    PLACES,
+    SHAPES,
+    SHAPES_OF_VERB,
+    TABLE,
+    VERBS,
+    Combination,
+    Hand,
+    Verb,
+)
 from exo2ego.records import Record
 
 NUM_COLUMNS = 3
@@ -32,7 +40,7 @@ class Event(Record):
     shape: str
     hand: Hand
     place: str
-    """Where the object stands (pick up, rotate, open, close), arrives (put down, push, pull), or `air` (shake, pour)."""
+    """Where the object stood (pick up), stands (rotate, open, close), arrives (put down, push, pull), or `air`."""
     ego_visible: bool = True
     """Whether the object's centre is inside the egocentric frame at `timestamp_s`."""
     best_exo: str = ""
@@ -119,8 +127,9 @@ class _Table:
                         actions += self._on_table(item, slot, hand, free)
             else:
                 actions += [Action("put down", held, hand, None, slot) for slot in free]
-                in_air: tuple[Verb, ...] = ("shake", "pour")
-                actions += [Action(verb, held, hand, None, None) for verb in in_air]
+                actions.append(Action("shake", held, hand, None, None))
+                if self.lid_open[held] or self.items[held].shape not in SHAPES_OF_VERB["open"]:
+                    actions.append(Action("pour", held, hand, None, None))
         return [action for action in actions if self.items[action.item].shape in SHAPES_OF_VERB[action.verb]]
 
     def _on_table(self, item: int, slot: int, hand: Hand, free: list[int]) -> list[Action]:
@@ -143,44 +152,50 @@ class _Table:
 
 def make_plan(rng: np.random.Generator, duration_s: float, forbidden: AbstractSet[Combination]) -> Plan:
     """Plans a take of `duration_s` seconds: events 0.8-1.5 s apart, verbs about equally often, none of `forbidden`."""
-    pairs = list(product(COLOURS, SHAPES))
-    items = tuple(Item(*pairs[index]) for index in rng.choice(len(pairs), size=rng.integers(3, 5), replace=False))
+    items = _choose_items(rng)
     slots = tuple(int(slot) for slot in rng.permutation(len(SLOTS))[: len(items)])
     lids = tuple(item.shape in SHAPES_OF_VERB["open"] and bool(rng.random() < 0.5) for item in items)
     marked = rng.permutation(len(SLOTS))[: len(PLACES)]
     places = {int(slot): place for slot, place in zip(marked, PLACES, strict=True)}
     table = _Table(items, list(slots), lid_open=list(lids))
     steps: list[Step] = []
-    used: Counter[Verb] = Counter()
     start_s = float(rng.uniform(0.1, 0.5))
     while (end_s := start_s + float(rng.uniform(SHORTEST_EVENT_S, LONGEST_EVENT_S))) <= duration_s:
-        action = _choose(rng, table, used, forbidden, steps[-1].action if steps else None)
+        action = _choose(rng, table, [step.action for step in steps], forbidden)
         table.apply(action)
-        used[action.verb] += 1
         steps.append(Step(action, start_s, end_s))
         start_s = end_s
     return Plan(items, slots, lids, places, tuple(steps))
 
 
+def _choose_items(rng: np.random.Generator) -> tuple[Item, ...]:
+    """Returns three or four objects of different shapes, among them some for every verb; colours may repeat."""
+    while True:
+        shapes = [str(shape) for shape in rng.permutation(SHAPES)[: rng.integers(3, 5)]]
+        if all(set(shapes).intersection(SHAPES_OF_VERB[verb]) for verb in VERBS):
+            return tuple(Item(COLOURS[rng.integers(len(COLOURS))], shape) for shape in shapes)
+
+
 def _choose(
     rng: np.random.Generator,
     table: _Table,
-    used: Counter[Verb],
+    done: Sequence[Action],
     forbidden: AbstractSet[Combination],
-    last: Action | None,
 ) -> Action:
-    """Picks a verb (rare ones so far are likelier), then one of its legal actions; avoids repeating the last one."""
+    """Picks a verb, then one of its legal actions; what was rare so far is likelier, nothing is done twice in a row."""
     legal = [
         action
         for action in table.legal_actions()
         if (action.verb, table.items[action.item].colour, table.items[action.item].shape) not in forbidden
+        and (not done or (action.verb, action.item) != (done[-1].verb, done[-1].item))
     ]
-    fresh = [action for action in legal if last is None or (action.verb, action.item) != (last.verb, last.item)]
-    by_verb = {verb: [action for action in fresh if action.verb == verb] for verb in VERBS}
-    verbs = [verb for verb, actions in by_verb.items() if actions]
-    weights = np.array([1.0 / (1 + used[verb]) ** 2 for verb in verbs])
-    verb = verbs[rng.choice(len(verbs), p=weights / weights.sum())]
-    return by_verb[verb][rng.integers(len(by_verb[verb]))]
+    verbs = sorted({action.verb for action in legal})
+    verb = verbs[_rarest(rng, [action.verb for action in done], verbs)]
+    actions = [action for action in legal if action.verb == verb]
+    return actions[_rarest(rng, [action.item for action in done], [action.item for action in actions])]
 
 
-Split = Literal["train", "val", "test"]
+def _rarest(rng: np.random.Generator, seen: Sequence[object], choices: Sequence[object]) -> int:
+    """Draws an index into `choices`, the likelier the less often the choice is among `seen`."""
+    weights = np.array([1.0 / (1 + seen.count(choice)) ** 3 for choice in choices])
+    return int(rng.choice(len(choices), p=weights / weights.sum()))

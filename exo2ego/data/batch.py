@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from exo2ego.data.failures import Unreadable
-
-IGNORED = -100
+from exo2ego.model.tokens import IGNORED
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Batch:
     exo_pixels: Tensor | None = None
     """[B, K, T, 3, S, S]"""
     exo_patch_mask: Tensor | None = None
-    """[B, K, L] bool"""
+    """[B, K, L] bool, false everywhere in a view that is padding"""
     view_weight: Tensor | None = None
     """[B, K], 1 / (number of views) for a view and 0 for padding."""
     sample_ids: list[str] = field(default_factory=list)
@@ -126,7 +125,7 @@ class Collator:
         masks = [sample.exo_patch_mask for sample in samples if sample.exo_patch_mask is not None]
         most = max(len(view) for view in views)
         batch.exo_pixels = views[0].new_zeros((len(views), most, *views[0].shape[1:]))
-        batch.exo_patch_mask = masks[0].new_ones((len(views), most, masks[0].shape[1]))
+        batch.exo_patch_mask = masks[0].new_zeros((len(views), most, masks[0].shape[1]))
         batch.view_weight = torch.zeros((len(views), most))
         for row, (view, mask) in enumerate(zip(views, masks, strict=True)):
             batch.exo_pixels[row, : len(view)] = view

@@ -48,6 +48,7 @@ class ClipTable(Sequence[Clip]):
     def __init__(self, path: Path, table: pyarrow.Table) -> None:
         self.path = path
         self._table = table
+        self._columns = dict(zip(table.column_names, table.columns, strict=True))
 
     def __len__(self) -> int:
         """Returns the number of clips."""
@@ -63,7 +64,8 @@ class ClipTable(Sequence[Clip]):
             return [self[number] for number in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(f"{self.path}: clip {index} of {len(self)}")
-        return Clip.model_validate(self._table.slice(index % len(self), 1).to_pylist()[0])
+        number = index % len(self)
+        return Clip.model_validate({name: column[number].as_py() for name, column in self._columns.items()})
 
     def column(self, name: str) -> pyarrow.ChunkedArray:
         """Returns one column of all rows without decoding the others; raises `KeyError` for an unknown name."""
@@ -71,8 +73,8 @@ class ClipTable(Sequence[Clip]):
 
     def num_exo_videos(self) -> NDArray[numpy.int64]:
         """Returns the number of exocentric videos of every clip, [N]."""
-        lengths = pyarrow.compute.list_value_length(self.column("exo_videos"))
-        return numpy.asarray(lengths, dtype=numpy.int64)
+        lengths = pyarrow.compute.list_value_length(self.column("exo_videos")).combine_chunks()
+        return numpy.from_dlpack(lengths).astype(numpy.int64)  # Arrow's own conversion would import pandas
 
     def __reduce__(self) -> tuple[Any, ...]:
         return read_clips, (self.path,)
@@ -89,19 +91,26 @@ def read_clips(path: Path) -> ClipTable:
         raise DataError(f"{path}: clip table not found; build it with `python -m data_builders.ego_exoclip`") from error
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{path}: cannot be read as a clip table ({error}); build it again") from error
-    required = [name for name, field in Clip.model_fields.items() if field.is_required()]
-    missing = [name for name in required if name not in table.column_names]
-    if missing:
-        raise DataError(f"{path}: not a clip table: it has no column {', '.join(missing)}")
-    return ClipTable(path, table.select([name for name in CLIP_SCHEMA.names if name in table.column_names]))
+    return ClipTable(path, table)
 
 
 def _map_arrow(path: Path) -> pyarrow.Table:
-    return pyarrow.ipc.open_file(pyarrow.memory_map(str(path))).read_all()
+    table = pyarrow.ipc.open_file(pyarrow.memory_map(str(path))).read_all()
+    return table.select(_schema_of(path, table.column_names).names)
 
 
 def _read_parquet(path: Path) -> pyarrow.Table:
-    repeated = [field.name for field in CLIP_SCHEMA if field.type == _REPEATED]
-    return pyarrow.parquet.read_table(
-        path, read_dictionary=[*repeated, "exo_videos.list.element"], memory_map=True, partitioning=None
-    )
+    """Reads row group by row group, each made compact before the next is read."""
+    with pyarrow.parquet.ParquetFile(path, memory_map=True) as parquet:
+        schema = _schema_of(path, parquet.schema_arrow.names)
+        groups = (parquet.read_row_group(number, schema.names) for number in range(parquet.num_row_groups))
+        return pyarrow.concat_tables([schema.empty_table(), *(group.cast(schema) for group in groups)])
+
+
+def _schema_of(path: Path, names: Sequence[str]) -> pyarrow.Schema:
+    """Returns the part of `CLIP_SCHEMA` that is in a file with columns `names`; raises `DataError` if too little is."""
+    required = [name for name, field in Clip.model_fields.items() if field.is_required()]
+    missing = [name for name in required if name not in names]
+    if missing:
+        raise DataError(f"{path}: not a clip table: it has no column {', '.join(missing)}")
+    return pyarrow.schema([field for field in CLIP_SCHEMA if field.name in names])

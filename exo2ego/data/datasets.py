@@ -1,4 +1,4 @@
-"""Training samples from clip tables and conversations; an unreadable video gives an `Unreadable`, never another sample."""
+"""Training samples from clip tables and conversations; an unreadable video is reported, never replaced by another."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from exo2ego.data.failures import Unreadable
 from exo2ego.data.pairing import ALL_VIEWS, Sample
 from exo2ego.data.processor import Exo2EgoProcessor
 from exo2ego.data.prompting import CAPTION_REQUEST, user_turn
-from exo2ego.data.video import read_frames
+from exo2ego.data.video import DecoderName, read_frames
 from exo2ego.errors import DataError, VideoError
 from exo2ego.model.options import View
 from exo2ego.records import Clip, Conversation
@@ -30,7 +30,7 @@ class ClipReader:
 
     root: Path
     processor: Exo2EgoProcessor
-    decoder: str = "pyav"
+    decoder: DecoderName = "pyav"
 
     def pixels(self, video: str, start_s: float | None, end_s: float | None) -> tuple[Tensor, Tensor]:
         """Returns pixels [T, 3, S, S] and patch mask [L]; raises `VideoError`."""

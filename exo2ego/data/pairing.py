@@ -10,6 +10,8 @@ from typing import Literal
 import numpy
 from numpy.typing import NDArray
 
+from exo2ego.errors import DataError
+
 Pairing = Literal["ego", "all_pairs", "one_view", "grouped"]
 ALL_VIEWS = -1
 NO_VIEW = -2
@@ -27,11 +29,13 @@ class SampleOrder:
     """The endless, seeded order of samples: epoch after epoch, any position found without replaying those before.
 
     - ego: every clip once, without exo video.
-    - all_pairs: every (clip, exo view) once: Table 1's 1.1M samples. An epoch runs through the clips in one shuffled
-      order per round, each round with another view, so that two views of a clip are at least a round apart and never
-      share a global batch.
+    - all_pairs: every (clip, exo view) once: Table 1's 1.1M samples. The views of a clip are spread evenly over the
+      epoch, so that two of them do not share a global batch: they are samples / most views per clip apart, less one
+      for every number of views that occurs.
     - one_view: every clip once, view (hash of clip + epoch) mod views.
     - grouped: every clip once with all its views.
+
+    Raises `DataError` where there is nothing to show.
     """
 
     def __init__(self, num_views: NDArray[numpy.int64], pairing: Pairing, seed: int) -> None:
@@ -39,6 +43,11 @@ class SampleOrder:
         self.pairing = pairing
         self.seed = seed
         self.length = int(self.num_views.sum()) if pairing == "all_pairs" else len(self.num_views)
+        if not self.length or (pairing in ("one_view", "grouped") and not self.num_views.all()):
+            raise DataError(
+                f"pairing {pairing}: {len(self.num_views)} clips, {int((self.num_views == 0).sum())} of them without "
+                "exocentric video: there must be clips, and each must have a view; build the table again"
+            )
         self._epoch: int | None = None
         self._indices = self._views = numpy.empty(0, dtype=numpy.int64)
 
@@ -55,17 +64,29 @@ class SampleOrder:
         return Sample(int(self._indices[offset]), int(self._views[offset]))
 
     def _shuffled(self, epoch: int) -> tuple[NDArray[numpy.int64], NDArray[numpy.int64]]:
-        order = numpy.random.default_rng([self.seed, epoch]).permutation(len(self.num_views))
-        if self.pairing == "ego":
-            return order, numpy.full(len(order), NO_VIEW)
-        if self.pairing == "grouped":
-            return order, numpy.full(len(order), ALL_VIEWS)
-        first = _scattered(len(order), self.seed)
+        generator = numpy.random.default_rng([self.seed, epoch])
+        first = _scattered(len(self.num_views), self.seed)
+        if self.pairing == "all_pairs":
+            return self._spread_pairs(generator, first)
+        order = generator.permutation(len(self.num_views))
         if self.pairing == "one_view":
             return order, ((first + epoch) % self.num_views)[order]
-        rounds = [order[self.num_views[order] > number] for number in range(int(self.num_views.max()))]
-        views = [(first[clips] + number) % self.num_views[clips] for number, clips in enumerate(rounds)]
-        return numpy.concatenate(rounds), numpy.concatenate(views)
+        return order, numpy.full(len(order), NO_VIEW if self.pairing == "ego" else ALL_VIEWS)
+
+    def _spread_pairs(
+        self, generator: numpy.random.Generator, first: NDArray[numpy.int64]
+    ) -> tuple[NDArray[numpy.int64], NDArray[numpy.int64]]:
+        """Lets the clips with n views run n times through a shuffled order of theirs, and merges all n evenly."""
+        clips: list[NDArray[numpy.int64]] = []
+        views: list[NDArray[numpy.int64]] = []
+        places: list[NDArray[numpy.float64]] = []
+        for count in numpy.unique(self.num_views[self.num_views > 0]):
+            members = generator.permutation(numpy.flatnonzero(self.num_views == count))
+            clips.append(numpy.tile(members, count))
+            views.append((first[clips[-1]] + numpy.repeat(numpy.arange(count), len(members))) % count)
+            places.append((numpy.arange(len(clips[-1])) + 0.5) / len(clips[-1]))
+        order = numpy.argsort(numpy.concatenate(places), kind="stable")
+        return numpy.concatenate(clips)[order], numpy.concatenate(views)[order]
 
 
 def _scattered(count: int, seed: int) -> NDArray[numpy.int64]:

@@ -34,7 +34,7 @@ def preprocess(
 
 
 def resize(frames: npt.NDArray[np.uint8], size: int, aspect: AspectMode, *, mean: Sequence[float]) -> torch.Tensor:
-    """Returns frames [T, H, W, 3] as uint8 [T, 3, size, size], bicubic with antialiasing, like PIL within one level."""
+    """Returns frames [T, H, W, 3] as uint8 [T, 3, size, size], bicubic with antialiasing, within two levels of PIL."""
     pictures = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)  # channels last: the fast kernel
     height, width = pictures.shape[-2:]
     if aspect == "crop":  # CLIPImageProcessor: the shortest edge becomes `size`, the other one is rounded down

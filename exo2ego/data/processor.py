@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy
 import torch
@@ -11,10 +13,10 @@ from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 
-from exo2ego.data.pixels import preprocess
+from exo2ego.data.pixels import AspectMode, preprocess
 from exo2ego.errors import DataError
+from exo2ego.model.tokens import VIDEO_TOKEN
 
-VIDEO_TOKEN = "<video>"  # noqa: S105 - a token of the language model's vocabulary
 # CLIP's pixel statistics, the ones of openai/clip-vit-large-patch14-336
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -23,7 +25,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 class Exo2EgoProcessor(ProcessorMixin):
     """Prepares one clip and its text exactly as in training; saved beside every exported model."""
 
-    attributes = ["tokenizer"]
+    attributes: ClassVar[list[str]] = ["tokenizer"]
     tokenizer_class = "AutoTokenizer"
 
     def __init__(
@@ -33,7 +35,7 @@ class Exo2EgoProcessor(ProcessorMixin):
         num_frames: int = 16,
         image_size: int = 336,
         patch_size: int = 14,
-        aspect: str = "pad",
+        aspect: AspectMode = "pad",
         image_mean: tuple[float, ...] = CLIP_MEAN,
         image_std: tuple[float, ...] = CLIP_STD,
         default_view: str = "ego",
@@ -48,14 +50,19 @@ class Exo2EgoProcessor(ProcessorMixin):
         self.image_mean = tuple(image_mean)
         self.image_std = tuple(image_std)
         self.default_view = default_view
-        self.video_token = VIDEO_TOKEN
         self.video_token_id = tokenizer.convert_tokens_to_ids(VIDEO_TOKEN)
         super().__init__(tokenizer, chat_template=chat_template)
 
-    @property
-    def video_placeholder(self) -> str:
-        """Returns the text that stands for the video in a prompt."""
-        return VIDEO_TOKEN
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> list[str]:
+        """Writes processor and tokenizer so that the tokenizer loads from its `tokenizer.json` as it is.
+
+        Rebuilt by its own class, Mistral's would lose `legacy` and give other ids for a text after `<video>`.
+        """
+        written: list[str] = super().save_pretrained(str(save_directory), **kwargs)
+        path = Path(save_directory) / "tokenizer_config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({**config, "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2), "utf-8")
+        return written
 
     def pixels(self, frames: NDArray[numpy.uint8]) -> tuple[Tensor, Tensor]:
         """Turns frames [T, H, W, 3] uint8 into pixels [T, 3, S, S] float32 and the patch mask [L] of real picture."""
@@ -74,8 +81,8 @@ class Exo2EgoProcessor(ProcessorMixin):
         return VIDEO_TOKEN
 
     def chat_prompt(self, text: str) -> str:
-        """Returns a user turn with the video first, in the tokenizer's own template or Mistral's (VideoLLaMA2)."""
-        content = f"{VIDEO_TOKEN}\n{text}"
+        """Returns a user turn with the video first (VideoLLaMA2), in the tokenizer's own template or Mistral's."""
+        content = f"{VIDEO_TOKEN}\n{_without_placeholder(text)}"
         if getattr(self.tokenizer, "chat_template", None):
             turn = [{"role": "user", "content": content}]
             prompt: str = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
@@ -98,9 +105,9 @@ class Exo2EgoProcessor(ProcessorMixin):
         return begin + ids[:at] + [self.video_token_id] * count + ids[at + 1 :]
 
     def encode_continuation(self, text: str) -> list[int]:
-        """Returns the ids of an answer after a prompt, EOS at the end; a `<video>` inside a text is plain text."""
-        cleaned = text.replace(VIDEO_TOKEN, "video")
-        return [*self.tokenizer(cleaned, add_special_tokens=False).input_ids, self.tokenizer.eos_token_id]
+        """Returns the ids of an answer after a prompt, EOS at the end."""
+        ids = self.tokenizer(_without_placeholder(text), add_special_tokens=False).input_ids
+        return [*ids, self.tokenizer.eos_token_id]
 
     def prepare(self, prompt: str, frames: NDArray[numpy.uint8], view: str | None = None) -> dict[str, Tensor]:
         """Returns input_ids [1, S], attention_mask [1, S] and pixel_values_videos [1, T, 3, S, S] of one prompt."""
@@ -108,9 +115,14 @@ class Exo2EgoProcessor(ProcessorMixin):
         pixels, _ = self.pixels(frames)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values_videos": pixels.unsqueeze(0)}
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self, text: str, videos: NDArray[numpy.uint8], return_tensors: str = "pt", **kwargs: Any
     ) -> BatchFeature:
         """Prepares one prompt with one video [T, H, W, 3]; a prompt without `<video>` becomes a chat turn."""
         prompt = text if VIDEO_TOKEN in text else self.chat_prompt(text)
         return BatchFeature(self.prepare(prompt, videos), tensor_type=return_tensors)
+
+
+def _without_placeholder(text: str) -> str:
+    """Returns the text with `<video>` as a word: only the processor places the placeholder."""
+    return text.replace(VIDEO_TOKEN, "video")

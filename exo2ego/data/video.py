@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from exo2ego.data.decoders import FrameArray, VideoInfo, VideoReader
+from exo2ego.data.decoders import END_SLACK_S, FrameArray, VideoInfo, VideoReader
 from exo2ego.data.decoders.frame_folder import FrameFolderReader
 from exo2ego.data.sampling import SamplingRule, span_indices
 from exo2ego.errors import ConfigError, VideoError
@@ -71,9 +71,10 @@ def locate(path: Path, within: Path | None = None, *, folder_allowed: bool = Tru
 
 
 def _check_span(path: Path, start_s: float | None, end_s: float | None) -> None:
-    given = [instant for instant in (start_s, end_s) if instant is not None]
-    if not all(map(math.isfinite, given)) or given != sorted(given):
-        raise VideoError(path, "empty_span", f"expected finite times, start before end, got {start_s} to {end_s} s")
+    first_s = 0.0 if start_s is None else start_s
+    last_s = max(first_s, 0.0) if end_s is None else end_s
+    if not (math.isfinite(first_s) and first_s <= last_s < math.inf and last_s >= -END_SLACK_S):
+        raise VideoError(path, "empty_span", f"expected 0 <= start <= end, got {start_s} to {end_s} s")
 
 
 def _open(path: Path, decoder: DecoderName, frame_rate: float | None, within: Path | None) -> VideoReader:

@@ -6,12 +6,17 @@ from torch import Tensor
 
 
 def cycle_loss(
-    start: Tensor, returned: Tensor, *, valid: Tensor | None = None, detach_target: bool = True, scale: Tensor | None = None
+    start: Tensor,
+    returned: Tensor,
+    *,
+    valid: Tensor | None = None,
+    detach_target: bool = True,
+    scale: Tensor | None = None,
 ) -> Tensor:
     """Returns |returned - start|_1 per clip [B], averaged over all elements of [B, T, L, C], float32.
 
-    One term of L_CCL(F, G) = E_x |G(F(x)) - x|_1 + E_y |F(G(y)) - y|_1; the printed norm is a sum, the mean differs from
-    it by a constant only (A11). The target is detached: otherwise the tower could lower the loss by moving x into what
+    One term of L_CCL(F, G) = E_x |G(F(x)) - x|_1 + E_y |F(G(y)) - y|_1; the printed norm is a sum, the mean differs
+    from it by a constant only (A11). The target is detached: else the tower could lower the loss by moving x into what
     the mappers can copy (A12). `valid` [B, T, L] leaves padding out (A17); `scale` [C] divides each channel's error.
     """
     target = start.detach() if detach_target else start

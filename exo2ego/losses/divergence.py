@@ -1,4 +1,4 @@
-"""KL divergence between the teacher's features y and the mapped features F(x) (Exo2Ego §4.3; form not stated: A9, A10)."""
+"""KL divergence between the teacher's features y and the mapped features F(x) (Exo2Ego §4.3; not stated: A9, A10)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ Divergence = Literal["gaussian", "gaussian_clip", "gaussian_batch", "softmax", "
 Direction = Literal["forward", "reverse", "symmetric"]
 
 REDUCED_AXES: dict[str, tuple[int, ...]] = {"gaussian": (2,), "gaussian_clip": (1, 2), "gaussian_batch": (0, 1, 2)}
+SMALLEST_SPREAD = 1e-3  # added to a channel's standard deviation: one that never changes must not be blown up
+NO_PROBABILITY = torch.finfo(torch.float32).min / 2  # a logit whose softmax is 0, far enough from infinity to subtract
 
 
 def divergence_loss(
@@ -33,20 +35,26 @@ def divergence_loss(
     - gaussian: diagonal Gaussians per frame and channel over the L patches,
       1/2 [log sq^2 - log sp^2 + (sp^2 + (mp - mq)^2) / sq^2 - 1] with variances + epsilon, mean over T and C;
       gaussian_clip and gaussian_batch fit over (T, L) and (B, T, L).
-    - softmax: over channels at each patch; softmax_pooled: over channels of the patch mean, channels standardised by
-      the teacher; softmax_space: over patches per channel. All times temperature^2.
+    - softmax: over channels at each patch; softmax_pooled: over channels of the patch mean, each channel standardised
+      by the teacher's mean and spread in the clip; softmax_space: over patches per channel. All times temperature^2.
     """
     teacher, student = (teacher.detach() if detach_teacher else teacher).float(), student.float()
     if kind in REDUCED_AXES:
         return _gaussian(teacher, student, REDUCED_AXES[kind], direction, epsilon, valid, student_valid)
-    if kind != "softmax_pooled" and student_valid is not None and valid is not None:
-        valid = valid & student_valid  # these compare place with place: both sides must show the video there
-    log_p, log_q = _log_probabilities(teacher, student, kind, temperature, valid, student_valid)
+    if kind == "softmax_pooled":
+        teacher, student = _pooled(teacher, student, valid, student_valid)
+        valid = student_valid = None
+    valid = _both(valid, student_valid)  # place is compared with place: both sides must show the video there
+    teacher, student = teacher / temperature, student / temperature
+    if kind == "softmax_space" and valid is not None:
+        padding = ~valid.unsqueeze(-1)
+        teacher, student = teacher.masked_fill(padding, NO_PROBABILITY), student.masked_fill(padding, NO_PROBABILITY)
     axis = 2 if kind == "softmax_space" else -1
+    log_p, log_q = functional.log_softmax(teacher, axis), functional.log_softmax(student, axis)
     divergence = _directed(log_p, log_q, direction, axis) * temperature**2
-    if kind == "softmax":
-        return _masked_mean(divergence, valid, axes=(1, 2))
-    return divergence.flatten(1).mean(dim=1)
+    if kind == "softmax_space":
+        return divergence.flatten(1).mean(dim=1)
+    return _masked_mean(divergence, valid, axes=(1, 2))
 
 
 def gaussian_kl(mean_p: Tensor, variance_p: Tensor, mean_q: Tensor, variance_q: Tensor) -> Tensor:
@@ -84,28 +92,21 @@ def _moments(features: Tensor, axes: tuple[int, ...], valid: Tensor | None) -> t
     return mean, variance
 
 
-def _log_probabilities(
-    teacher: Tensor,
-    student: Tensor,
-    kind: str,
-    temperature: float,
-    valid: Tensor | None,
-    student_valid: Tensor | None,
+def _pooled(
+    teacher: Tensor, student: Tensor, valid: Tensor | None, student_valid: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    if kind == "softmax":
-        return functional.log_softmax(teacher / temperature, -1), functional.log_softmax(student / temperature, -1)
-    if kind == "softmax_space":
-        if valid is not None:  # padding gets no probability
-            lowest = torch.finfo(teacher.dtype).min / 2
-            teacher = teacher.masked_fill(~valid.unsqueeze(-1), lowest)
-            student = student.masked_fill(~valid.unsqueeze(-1), lowest)
-        return functional.log_softmax(teacher / temperature, 2), functional.log_softmax(student / temperature, 2)
+    """Returns the patch means [B, T, 1, C], standardised: one outlier channel would else take all probability."""
     mean_p, _ = _moments(teacher, (2,), valid)
     mean_q, _ = _moments(student, (2,), student_valid)
-    # one outlier channel would take all probability: standardise every channel by the teacher's spread over the batch
-    center, spread = mean_p.mean((0, 1), keepdim=True), mean_p.std((0, 1), unbiased=False, keepdim=True) + 1e-3
-    mean_p, mean_q = (mean_p - center) / spread, (mean_q - center) / spread
-    return functional.log_softmax(mean_p / temperature, -1), functional.log_softmax(mean_q / temperature, -1)
+    center, variance = _moments(teacher, (1, 2), valid)
+    spread = variance.sqrt() + SMALLEST_SPREAD
+    return (mean_p - center) / spread, (mean_q - center) / spread
+
+
+def _both(valid: Tensor | None, student_valid: Tensor | None) -> Tensor | None:
+    if valid is None or student_valid is None:
+        return valid if student_valid is None else student_valid
+    return valid & student_valid
 
 
 def _directed(log_p: Tensor, log_q: Tensor, direction: Direction, axis: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
@@ -19,22 +21,22 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from exo2ego.errors import CheckpointError, ConfigError
+from exo2ego.errors import ConfigError
 from exo2ego.model.configuration import Exo2EgoConfig
 from exo2ego.model.modeling import Exo2EgoForConditionalGeneration, PretrainedParts
 from exo2ego.model.options import ModelOptions, PartOptions
 from exo2ego.model.parts import LoraOptions, ModelParts
+from exo2ego.model.tokens import VIDEO_TOKEN
 from exo2ego.model.vision_tower import truncated_config
-from exo2ego.model.weights import connector_weights_of_videollama2, load_exactly
+from exo2ego.model.weights import connector_weights_of_videollama2, load_exactly, load_pretrained
 
-VIDEO_TOKEN = "<video>"  # noqa: S105 - a token of the language model's vocabulary
 VOCABULARY_MULTIPLE = 64
+
+# tensors of a published CLIP or SigLIP that are no part of its vision tower
+BESIDE_TOWER = ("text_model.", "text_projection.", "visual_projection.", "logit_", "head.")
 
 # every linear layer of the language model's blocks, and of nothing else: CLIP has q_proj, k_proj, v_proj too
 LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
-
-# weights of a published tower that a truncated one does not have
-UNUSED_TOWER_WEIGHTS = re.compile(r"(text_model|.*\blayers\.\d+\.|.*post_layernorm|.*head\.|logit_|.*_projection)")
 
 
 def build_tokenizer(options: ModelOptions) -> PreTrainedTokenizerBase:
@@ -42,7 +44,7 @@ def build_tokenizer(options: ModelOptions) -> PreTrainedTokenizerBase:
     source = options.tokenizer or options.language_model.from_pretrained
     if source is None:
         raise ConfigError("model.tokenizer: a language model with random weights needs the folder of a tokenizer")
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(_existing(source, "model.tokenizer"))
+    tokenizer: PreTrainedTokenizerBase = _read(AutoTokenizer, source, "model.tokenizer")
     if VIDEO_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_tokens([VIDEO_TOKEN], special_tokens=True)
     if tokenizer.pad_token is None:
@@ -59,15 +61,16 @@ def build_model(
     """
     torch.manual_seed(seed)
     vision_config = part_config(options.vision_tower, vision=True)
-    teacher_options = options.teacher_tower or options.vision_tower
     language_model, lm_head = _language_model(options, len(tokenizer))
     config = build_config(options, parts, tokenizer, vision_config, language_model.config)
     pretrained = PretrainedParts(
         vision_tower=_tower(options.vision_tower, vision_config, options),
-        teacher_tower=_tower(teacher_options, config.teacher_config or vision_config, options) if parts.teacher else None,
         language_model=language_model,
         lm_head=lm_head,
     )
+    if parts.teacher:
+        teacher = options.teacher_tower or options.vision_tower
+        pretrained.teacher_tower = _tower(teacher, config.teacher_config or vision_config, options)
     model = Exo2EgoForConditionalGeneration(config, pretrained)
     if options.videollama2 is not None:
         weights = connector_weights_of_videollama2(Path(options.videollama2))
@@ -113,13 +116,20 @@ def build_config(
 def part_config(part: PartOptions, *, vision: bool) -> PretrainedConfig:
     """Returns the transformers configuration of a tower or language model."""
     if part.architecture is not None:
-        values = dict(part.architecture)
-        model_type = values.pop("model_type", None)
-        if model_type is None:
-            raise ConfigError("model: architecture needs `model_type`, for example clip_vision_model or mistral")
-        return AutoConfig.for_model(model_type, **values)
-    config = AutoConfig.from_pretrained(_existing(str(part.from_pretrained), "model: from_pretrained"))
+        return _architecture_config(**part.architecture)
+    config: PretrainedConfig = _read(AutoConfig, str(part.from_pretrained), "model: from_pretrained")
     return getattr(config, "vision_config", config) if vision else config
+
+
+def _architecture_config(model_type: str = "", **values: Any) -> PretrainedConfig:
+    """Returns a configuration of transformers, which by itself would keep a misspelt size and use the default one."""
+    if model_type not in CONFIG_MAPPING:
+        nearest = difflib.get_close_matches(model_type, list(CONFIG_MAPPING), n=1) or ["clip_vision_model or mistral"]
+        raise ConfigError(f"model: architecture.model_type `{model_type}` is unknown; did you mean {nearest[0]}?")
+    unknown = sorted(values.keys() - AutoConfig.for_model(model_type).to_dict().keys())
+    if unknown:
+        raise ConfigError(f"model: architecture of {model_type} has no {', '.join(unknown)}")
+    return AutoConfig.for_model(model_type, **values)
 
 
 def _tower(part: PartOptions, config: PretrainedConfig, options: ModelOptions) -> PreTrainedModel:
@@ -127,17 +137,19 @@ def _tower(part: PartOptions, config: PretrainedConfig, options: ModelOptions) -
     if part.from_pretrained is None:
         model: PreTrainedModel = AutoModel.from_config(truncated, attn_implementation=options.attention)
         return model
-    model, report = AutoModel.from_pretrained(
-        part.from_pretrained,
+
+    def is_unused(name: str) -> bool:
+        layer = re.search(r"\blayers\.(\d+)\.", name)
+        return name.startswith(BESIDE_TOWER) or (layer is not None and int(layer[1]) >= truncated.num_hidden_layers)
+
+    return load_pretrained(
+        AutoModel,
+        _existing(part.from_pretrained, "model.vision_tower.from_pretrained"),
+        is_unused=is_unused,
         config=truncated,
         attn_implementation=options.attention,
         dtype=torch.float32,
-        output_loading_info=True,
     )
-    missing = [key for key in report["missing_keys"] if not UNUSED_TOWER_WEIGHTS.match(key) or ".layers." in key]
-    unexpected = [key for key in report["unexpected_keys"] if not UNUSED_TOWER_WEIGHTS.match(key)]
-    _require_none(part.from_pretrained, missing, unexpected)
-    return model
 
 
 def _language_model(options: ModelOptions, vocabulary_size: int) -> tuple[PreTrainedModel, nn.Linear]:
@@ -146,22 +158,20 @@ def _language_model(options: ModelOptions, vocabulary_size: int) -> tuple[PreTra
         config = part_config(part, vision=False)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation=options.attention)
     else:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            _existing(part.from_pretrained, "model.language_model.from_pretrained"),
-            attn_implementation=options.attention,
-            dtype="auto",
-            output_loading_info=True,
-        )
-        _require_none(part.from_pretrained, report["missing_keys"], report["unexpected_keys"])
+        source = _existing(part.from_pretrained, "model.language_model.from_pretrained")
+        model = load_pretrained(AutoModelForCausalLM, source, attn_implementation=options.attention, dtype="auto")
     _grow_vocabulary(model, vocabulary_size)
     head = model.get_output_embeddings()
     assert isinstance(head, nn.Linear)
+    if head.weight is model.get_input_embeddings().weight:  # untied: every tensor has one name in tables and files
+        head.weight = nn.Parameter(head.weight.detach().clone())
+        model.config.tie_word_embeddings = False
     return model.get_decoder(), head
 
 
 @torch.no_grad()
 def _grow_vocabulary(model: PreTrainedModel, vocabulary_size: int) -> None:
-    """Appends zero rows for new tokens: a zero head row never wins against a trained one, and is never generated."""
+    """Appends zero rows for new tokens: a logit of 0 is far below the best one of a trained head."""
     old_size = model.config.vocab_size
     if vocabulary_size <= old_size:
         return
@@ -178,17 +188,18 @@ def add_lora(model: Exo2EgoForConditionalGeneration, options: LoraOptions) -> No
     inject_adapter_in_model(config, model)
 
 
+def _read(auto_class: Any, source: str, key: str) -> Any:
+    try:
+        return auto_class.from_pretrained(_existing(source, key))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key}: {source} cannot be read: {error}") from error
+
+
 def _existing(source: str, key: str) -> str:
     """Returns `source`; a local path that does not exist is an error, a hub name (`owner/name`) is left to the hub."""
-    looks_local = source.startswith((".", "/", "~")) or source.count("/") != 1
-    if looks_local and not Path(source).expanduser().exists():
+    folder = Path(source).expanduser()
+    if folder.exists():
+        return str(folder)
+    if source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise ConfigError(f"{key}: folder {source} does not exist; give a folder or a hub name such as owner/name")
     return source
-
-
-def _require_none(source: str | None, missing: Any, unexpected: Any) -> None:
-    if missing or unexpected:
-        raise CheckpointError(
-            f"{source}: {len(missing)} tensors are missing {sorted(missing)[:5]} and {len(unexpected)} are unexpected "
-            f"{sorted(unexpected)[:5]}; is this the right model for the configuration?"
-        )

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import torch
 from timm.layers import LayerNorm2d
 from timm.models.regnet import RegStage
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from exo2ego.errors import ConfigError
+from exo2ego.model.recomputation import Recomputing
 
 Grid = tuple[int, int, int]
 """Time steps, rows, columns of a token grid."""
 
 
-class Connector(nn.Module):
+class Connector(Recomputing):
     """Base of all connectors: `out_grid` says how many tokens come out, `forward` makes them."""
-
-    gradient_checkpointing = False
 
     def out_grid(self, grid: Grid) -> Grid:
         """Returns the token grid for a feature grid."""
@@ -25,29 +24,8 @@ class Connector(nn.Module):
         """Maps features [B, T, H*W, C] to tokens [B, N, D], time slowest."""
         raise NotImplementedError
 
-    def input_layers(self) -> list[nn.Module]:
-        """Returns the layers that read the input channels."""
-        raise NotImplementedError
 
-    @torch.no_grad()
-    def silence_second_half(self) -> None:
-        """Zeroes the weights on the second half of the input channels: channel_concat then starts as x alone."""
-        for layer in self.input_layers():
-            weight = layer.weight
-            assert isinstance(weight, Tensor)
-            weight[:, weight.shape[1] // 2 :] = 0
-
-    def _run(self, module: nn.Module, value: Tensor) -> Tensor:
-        if self.gradient_checkpointing and self.training and value.requires_grad:
-            result: Tensor = checkpoint(module, value, use_reentrant=False)
-            return result
-        output: Tensor = module(value)
-        return output
-
-
-def _reg_stage(depth: int, in_channels: int, out_channels: int) -> nn.Module:
-    if depth == 0:
-        return nn.Conv2d(in_channels, out_channels, kernel_size=1) if in_channels != out_channels else nn.Identity()
+def _reg_stage(depth: int, in_channels: int, out_channels: int) -> RegStage:
     return RegStage(
         depth=depth,
         in_chs=in_channels,
@@ -60,7 +38,7 @@ def _reg_stage(depth: int, in_channels: int, out_channels: int) -> nn.Module:
 
 
 class SpatialTemporalConnector(Connector):
-    """RegStage per frame, 2x2x2 downsampling, RegStage per step, two linear layers (VideoLLaMA2 STC and its variants)."""
+    """RegStage per frame, 2x2x2 downsampling, RegStage per step, two linear layers (VideoLLaMA2 STC, its variants)."""
 
     def __init__(self, in_channels: int, out_channels: int, *, depth: int, padding: int, pooling: bool) -> None:
         super().__init__()
@@ -77,28 +55,30 @@ class SpatialTemporalConnector(Connector):
             nn.Linear(out_channels, out_channels), nn.GELU(), nn.Linear(out_channels, out_channels)
         )
 
-    def input_layers(self) -> list[nn.Module]:
-        """Returns the first convolution and the shortcut of the first block."""
-        if not isinstance(self.s1, RegStage):
-            return [self.s1]
-        return [self.s1.b1.conv1.conv, self.s1.b1.downsample.conv]
-
     def out_grid(self, grid: Grid) -> Grid:
-        """Returns ((n + 2 padding - 2) // 2 + 1) per axis: 16x24x24 becomes 9x13x13 with padding 1."""
+        """Returns (n + 2 padding - 2) // 2 + 1 per axis: 16x24x24 becomes 9x13x13 with padding 1.
+
+        Raises `ConfigError` when an axis vanishes.
+        """
         time, height, width = ((size + 2 * self.padding - 2) // 2 + 1 for size in grid)
+        if not min(time, height, width):
+            raise ConfigError(
+                f"model: the connector halves a feature grid of {grid} (frames, rows, columns) to nothing; "
+                "use more frames, more patches, or model.connector.kind=stc, which pads"
+            )
         return time, height, width
 
     def forward(self, features: Tensor, height: int, width: int) -> Tensor:
         """Maps features [B, T, H*W, C] to tokens [B, t*h*w, D]."""
         batch, time, _, channels = features.shape
         frames = features.reshape(batch * time, height, width, channels).permute(0, 3, 1, 2)
-        frames = self._run(self.s1, frames)
+        frames = self.run(self.s1.children(), frames)
         volume = frames.unflatten(0, (batch, time)).transpose(1, 2)
-        volume = self._run(self.sampler, volume)
+        volume = self.run([self.sampler], volume)
         steps = volume.transpose(1, 2).flatten(0, 1)
-        steps = self._run(self.s2, steps)
+        steps = self.run(self.s2.children(), steps)
         tokens = steps.flatten(2).transpose(1, 2).reshape(batch, -1, steps.shape[1])
-        return self._run(self.readout, tokens)
+        return self.run([self.readout], tokens)
 
 
 class FrameAverageConnector(Connector):
@@ -111,17 +91,13 @@ class FrameAverageConnector(Connector):
             layers += [nn.GELU(), nn.Linear(out_channels, out_channels)]
         self.readout = nn.Sequential(*layers)
 
-    def input_layers(self) -> list[nn.Module]:
-        """Returns the first linear layer."""
-        return [self.readout[0]]
-
     def out_grid(self, grid: Grid) -> Grid:
         """Returns one time step with the feature grid's rows and columns."""
         return 1, grid[1], grid[2]
 
     def forward(self, features: Tensor, height: int, width: int) -> Tensor:
         """Maps features [B, T, H*W, C] to tokens [B, H*W, D]."""
-        return self._run(self.readout, features.mean(dim=1))
+        return self.run([self.readout], features.mean(dim=1))
 
 
 def build_connector(kind: str, in_channels: int, out_channels: int, depth: int) -> Connector:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from exo2ego.model.options import MapperOptions
+from exo2ego.model.recomputation import Recomputing
 
 INIT_STD = 0.02  # CycleGAN: weights from N(0, 0.02), biases 0
 
@@ -31,7 +33,8 @@ def _norm(kind: str, channels: int) -> nn.Module:
     if kind == "layer":
         return LayerNorm2d(channels)
     if kind == "group":
-        return nn.GroupNorm(min(32, channels), channels)
+        # several channels per group: a group of one is instance norm
+        return nn.GroupNorm(math.gcd(32, channels) if channels > 32 else 1, channels)
     return nn.Identity()
 
 
@@ -54,13 +57,11 @@ class ResnetBlock(nn.Module):
         return value + change
 
 
-class ResnetMapper(nn.Module):
+class ResnetMapper(Recomputing):
     """CycleGAN's generator on feature maps: two stride-2 stages, ResNet blocks, two up-convolutions, no Tanh (A6).
 
     Grids whose sides are not multiples of 4 are reflect-padded at the bottom right and cropped after.
     """
-
-    gradient_checkpointing = False
 
     def __init__(self, channels: int, options: MapperOptions) -> None:
         super().__init__()
@@ -96,24 +97,15 @@ class ResnetMapper(nn.Module):
         """Maps features [B, T, H*W, C] frame by frame to the same shape."""
         batch, time, _, channels = features.shape
         frames = features.reshape(batch * time, height, width, channels).permute(0, 3, 1, 2)
-        mapped = self._layers(functional.pad(frames, (0, -width % 4, 0, -height % 4), mode="reflect"))
-        mapped = mapped[..., :height, :width]
+        padded = functional.pad(frames, (0, -width % 4, 0, -height % 4), mode="reflect")
+        mapped = self.run([self.layers], padded)[..., :height, :width]
         if self.residual:
             mapped = frames + mapped
         return mapped.permute(0, 2, 3, 1).reshape(features.shape)
 
-    def _layers(self, frames: Tensor) -> Tensor:
-        if self.gradient_checkpointing and self.training and frames.requires_grad:
-            result: Tensor = checkpoint(self.layers, frames, use_reentrant=False)
-            return result
-        output: Tensor = self.layers(frames)
-        return output
 
-
-class FullyConnectedMapper(nn.Module):
+class FullyConnectedMapper(Recomputing):
     """Two linear layers per position, the replacement of Exo2Ego Table 7, row 5."""
-
-    gradient_checkpointing = False
 
     def __init__(self, channels: int, options: MapperOptions) -> None:
         super().__init__()
@@ -132,7 +124,7 @@ class FullyConnectedMapper(nn.Module):
 
     def forward(self, features: Tensor, height: int, width: int) -> Tensor:
         """Maps features [B, T, H*W, C] position by position."""
-        mapped: Tensor = self.layers(features)
+        mapped = self.run([self.layers], features)
         return features + mapped if self.residual else mapped
 
 

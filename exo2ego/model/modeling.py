@@ -6,8 +6,9 @@ D language model width, S sequence length, M label positions, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +16,18 @@ from transformers import AutoModel, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import ModelOutput
 
+from exo2ego.errors import ConfigError
 from exo2ego.model.configuration import Exo2EgoConfig
-from exo2ego.model.connector import Connector, Grid, build_connector
+from exo2ego.model.connector import Grid, build_connector
 from exo2ego.model.fusion import Fusion
 from exo2ego.model.mapper import build_mapper
 from exo2ego.model.options import MapperOptions, View
+from exo2ego.model.recomputation import Recomputing
+from exo2ego.model.tokens import IGNORED
 from exo2ego.model.vision_tower import VisionTower
 
-IGNORED = -100
+Cycle = Literal["both", "forward", "off"]
+"""Which cycles are closed: G(F(x)) and F(G(y)), the first alone, or none (Exo2Ego §4.3)."""
 
 
 @dataclass
@@ -70,24 +75,44 @@ class Exo2EgoModel(nn.Module):
         layer = config.vision_feature_layer
         self.vision_tower = VisionTower(config.vision_config, layer, parts.vision_tower)
         teacher_config = config.teacher_config or config.vision_config
-        self.teacher_tower = (
-            VisionTower(teacher_config, layer, parts.teacher_tower) if config.has_teacher else None
-        )
+        self.teacher_tower = VisionTower(teacher_config, layer, parts.teacher_tower) if config.has_teacher else None
         self.language_model = parts.language_model or AutoModel.from_config(config.text_config)
         tower_dim, token_dim = self.vision_tower.width, config.text_config.get_text_config().hidden_size
-        self.fusion = Fusion(config, token_dim)
-        connector_in = 2 * tower_dim if config.fusion == "channel_concat" else tower_dim
         kind, depth = config.connector["kind"], config.connector["depth"]
-        self.connector = build_connector(kind, connector_in, token_dim, depth)
+        self.connector = build_connector(kind, tower_dim, token_dim, depth)
         per_branch = config.connector["sharing"] == "per_branch" and (config.has_teacher or config.has_mapper)
-        self.connector_exo = build_connector(kind, connector_in, token_dim, depth) if per_branch else None
+        self.connector_exo = build_connector(kind, tower_dim, token_dim, depth) if per_branch else None
         mapper = MapperOptions.model_validate(config.mapper)
         mapper_dim = token_dim if mapper.position == "connector" else tower_dim
         self.mapper_f = build_mapper(mapper_dim, mapper) if config.has_mapper else None
         self.mapper_g = build_mapper(mapper_dim, mapper) if config.has_inverse else None
+        self.fusion = Fusion(config, tower_dim, token_dim)
         self.fusion.reset_parameters()
-        if config.fusion == "channel_concat":
-            self.connector.silence_second_half()
+        self._require_matching_towers()
+
+    def _require_matching_towers(self) -> None:
+        """Raises `ConfigError` when F could not map the student's features onto the teacher's."""
+        ours, theirs = self.vision_tower, self.teacher_tower
+        if theirs is not None and (theirs.width, theirs.grid_size) != (ours.width, ours.grid_size):
+            raise ConfigError(
+                f"model.teacher_tower: {theirs.width} channels on {theirs.grid_size}x{theirs.grid_size} patches, but "
+                f"model.vision_tower has {ours.width} on {ours.grid_size}x{ours.grid_size}; "
+                "F and the connector need the same of both"
+            )
+
+    def train(self, mode: bool = True) -> Exo2EgoModel:
+        """Sets the mode; a frozen teacher stays in eval mode (not stated in the paper: A21)."""
+        super().train(mode)
+        if self.teacher_tower is not None and not self.teacher_trains:
+            self.teacher_tower.eval()
+        return self
+
+    def drop_training_parts(self) -> None:
+        """Removes the teacher and G, and tells the configuration: inference needs x and F(x) alone (A19)."""
+        self.teacher_tower = self.mapper_g = None
+        self.config.has_teacher = self.config.has_inverse = False
+        if self.mapper_f is None:
+            self.connector_exo = None
 
     @property
     def teacher_trains(self) -> bool:
@@ -132,11 +157,9 @@ class Exo2EgoModel(nn.Module):
 
     def _connect(self, features: Tensor, *, exo: bool) -> Tensor:
         connector = self.connector_exo if exo and self.connector_exo is not None else self.connector
-        if self.config.fusion == "channel_concat" and features.shape[-1] == self.vision_tower.width:
-            features = torch.cat((features, torch.zeros_like(features)), dim=-1)
         _, height, width = self.feature_grid
-        connected: Tensor = connector(features, height, width)
-        return connected
+        tokens: Tensor = connector(features, height, width)
+        return tokens
 
     def map(self, mapper: nn.Module | None, features: Tensor) -> Tensor:
         """Applies F or G to feature maps [B, T, L, C]."""
@@ -148,20 +171,14 @@ class Exo2EgoModel(nn.Module):
 
     def fuse(self, own: Tensor, mapped: Tensor) -> Tensor:
         """Joins x and F(x) [B, T, L, C] into the visual tokens [B, N, D] of the `ego` view."""
-        kind = self.config.fusion
-        if kind == "channel_concat":
-            return self._connect(torch.cat(self.fusion.ordered(own, mapped), dim=-1), exo=False)
-        if kind == "time_concat" and self.config.mapper["position"] == "encoder":
-            return self._connect(torch.cat(self.fusion.ordered(own, mapped), dim=1), exo=False)
+        fusion = self.fusion
+        if fusion.before_connector:
+            return self._connect(fusion(own, mapped), exo=False)
         if self.connector_exo is not None:
-            return self._joined(self.tokens(own), self.tokens(mapped, exo=True))
-        # one connector call for both branches: same result, half the launches
-        both = self.tokens(torch.cat((own, mapped)))
-        return self._joined(*both.chunk(2))
-
-    def _joined(self, own: Tensor, mapped: Tensor) -> Tensor:
-        joined: Tensor = self.fusion(own, mapped)
-        return joined
+            tokens: Tensor = fusion(self.tokens(own), self.tokens(mapped, exo=True))
+        else:  # one connector call for both branches: same result, half the launches
+            tokens = fusion(*self.tokens(torch.cat((own, mapped))).chunk(2))
+        return tokens
 
     def visual_tokens(self, pixels: Tensor, view: View) -> Tensor:
         """Encodes pixels [B, T, 3, S, S] to the visual tokens [B, N, D] of `view`."""
@@ -170,21 +187,22 @@ class Exo2EgoModel(nn.Module):
             return self.fuse(features, self.map(self.mapper_f, features))
         return self.tokens(features, exo=view == "exo")
 
-    def spliced(self, input_ids: Tensor, visual_tokens: Tensor) -> Tensor:
+    def spliced(self, input_ids: Tensor, visual_tokens: Tensor | None) -> Tensor:
         """Embeds ids [B, S] and puts the visual tokens [B, N, D] in place of the video placeholders.
 
-        Raises `ValueError` when a row's number of placeholders is not N.
+        Raises `ValueError` when a row's number of placeholders is not N (0 without visual tokens).
         """
         embeddings: Tensor = self.language_model.get_input_embeddings()(input_ids)
         placeholders = input_ids == self.config.video_token_id
-        counts = placeholders.sum(dim=1)
-        if not bool((counts == visual_tokens.shape[1]).all()):
+        counts, expected = placeholders.sum(dim=1), 0 if visual_tokens is None else visual_tokens.shape[1]
+        if not bool((counts == expected).all()):
             raise ValueError(
-                f"each row needs {visual_tokens.shape[1]} video placeholders (id {self.config.video_token_id}), "
+                f"each row needs {expected} video placeholders (id {self.config.video_token_id}) for the video given, "
                 f"rows have {counts.tolist()}: the processor and the model disagree on frames, fusion or view"
             )
-        tokens = visual_tokens.to(embeddings.dtype)
-        return embeddings.masked_scatter(placeholders.unsqueeze(-1), tokens)
+        if visual_tokens is None:
+            return embeddings
+        return embeddings.masked_scatter(placeholders.unsqueeze(-1), visual_tokens.to(embeddings.dtype))
 
 
 class Exo2EgoForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -206,6 +224,7 @@ class Exo2EgoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         head = parts.lm_head if parts is not None else None
         self.lm_head = head or nn.Linear(text.hidden_size, text.vocab_size, bias=False)
         self.post_init()
+        self.generation_config.suppress_tokens = [config.video_token_id]
 
     def _init_weights(self, module: nn.Module) -> None:
         """Leaves every part as its own library or its own constructor initialised it."""
@@ -232,7 +251,7 @@ class Exo2EgoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         view: View | None = None,
         exo_pixel_values_videos: Tensor | None = None,
-        cycle: str = "off",
+        cycle: Cycle = "off",
         detach_cycle_input: bool = False,
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
@@ -244,7 +263,7 @@ class Exo2EgoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         With `labels` [B, S] only label positions get logits. With `exo_pixel_values_videos` [B, K, T, 3, S, S]
         (stage 2) the features for KL and cycle loss come too; `cycle` is both, forward or off (Exo2Ego §4.3).
         """
-        guidance: dict[str, Tensor | None] = {}
+        guidance: dict[str, Any] = {}
         if exo_pixel_values_videos is not None:
             if pixel_values_videos is None:
                 raise ValueError("exo_pixel_values_videos needs pixel_values_videos of the same clips")
@@ -256,10 +275,8 @@ class Exo2EgoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("give input_ids or inputs_embeds")
-            if visual_tokens is not None:
-                inputs_embeds = self.model.spliced(input_ids, visual_tokens)
-            else:
-                inputs_embeds = self.get_input_embeddings()(input_ids)
+            inputs_embeds = self.model.spliced(input_ids, visual_tokens)
+        kwargs.setdefault("use_cache", labels is None)  # training reads every position once
         outputs = self.model.language_model(
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=past_key_values, **kwargs
         )
@@ -270,16 +287,16 @@ class Exo2EgoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return Exo2EgoOutput(logits=self.lm_head(kept), past_key_values=outputs.past_key_values, **guidance)
 
     def _guided(
-        self, ego_pixels: Tensor, exo_pixels: Tensor, cycle: str, detach_cycle_input: bool
-    ) -> tuple[Tensor, dict[str, Tensor | None]]:
+        self, ego_pixels: Tensor, exo_pixels: Tensor, cycle: Cycle, detach_cycle_input: bool
+    ) -> tuple[Tensor, dict[str, Any]]:
         """Stage 2: x, F(x) and their tokens; y, G(F(x)), F(G(y)) for the losses. y never enters the language model."""
         model = self.model
         clips, views = exo_pixels.shape[:2]
         ego = model.features(ego_pixels, teacher=False)
         mapped = model.map(model.mapper_f, ego)
-        with torch.set_grad_enabled(model.teacher_trains):
+        with torch.set_grad_enabled(model.teacher_trains and torch.is_grad_enabled()):
             exo = model.features(exo_pixels.flatten(0, 1), teacher=True)
-        guidance: dict[str, Tensor | None] = {
+        guidance: dict[str, Any] = {
             "ego_features": ego,
             "mapped_features": mapped,
             "exo_features": exo.unflatten(0, (clips, views)),
@@ -292,7 +309,7 @@ class Exo2EgoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             guidance["exo_cycle"] = there_and_back.unflatten(0, (clips, views))
         return model.fuse(ego, mapped), guidance
 
-    def _at_labels(self, hidden: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def _at_labels(self, hidden: Tensor, labels: Tensor) -> dict[str, Any]:
         """Computes logits only where a label is predicted: equal to the full cross-entropy, without [B, S, V]."""
         predicts = labels[:, 1:] != IGNORED
         target_ids = labels[:, 1:][predicts]
@@ -304,7 +321,7 @@ class Exo2EgoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             "target_ids": target_ids,
         }
 
-    def prepare_inputs_for_generation(  # type: ignore[override]
+    def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
         past_key_values: Cache | None = None,
@@ -314,12 +331,14 @@ class Exo2EgoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Passes the video with the prompt only; later steps see it through the cache."""
-        inputs = super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
+            input_ids, past_key_values=past_key_values, **kwargs
+        )
         if past_key_values is None or past_key_values.get_seq_length() == 0:
             inputs |= {"pixel_values_videos": pixel_values_videos, "visual_tokens": visual_tokens, "view": view}
-        return dict(inputs)
+        return inputs
 
-    def set_gradient_checkpointing(self, parts: list[str]) -> None:
+    def set_gradient_checkpointing(self, parts: Sequence[str]) -> None:
         """Turns activation checkpointing on for the named parts: towers, connector, mappers, language_model."""
         model = self.model
         reached: dict[str, list[nn.Module | None]] = {
@@ -328,13 +347,9 @@ class Exo2EgoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             "mappers": [model.mapper_f, model.mapper_g],
             "language_model": [model.language_model],
         }
-        for part in parts:
-            for module in reached[part]:
-                if module is None:
-                    continue
-                if isinstance(module, PreTrainedModel):
-                    module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-                elif isinstance(module, VisionTower):
-                    module.tower.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-                else:
-                    module.gradient_checkpointing = True  # type: ignore[assignment]
+        for module in (module for part in parts for module in reached[part]):
+            library_model = module.tower if isinstance(module, VisionTower) else module
+            if isinstance(library_model, PreTrainedModel):
+                library_model.gradient_checkpointing_enable({"use_reentrant": False})
+            elif isinstance(module, Recomputing):
+                module.gradient_checkpointing = True

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from exo2ego.config import Config
 
 View = Literal["ego", "ego_only", "exo"]
 """What the language model sees: `ego` = x and F(x); `ego_only` = x; `exo` = y from the teacher tower."""
 
-TEACHER_INITS = ("base", "ego")
+JOINED_BEFORE_CONNECTOR = ("time_concat", "channel_concat")
+"""Fusions that pass x and F(x) through the connector together."""
 
 
 class PartOptions(Config):
@@ -33,23 +34,23 @@ class ConnectorOptions(Config):
     """What turns feature maps into language model tokens (VideoLLaMA2 STC)."""
 
     kind: Literal["stc", "stc_v35", "stp", "mlp", "linear"] = "stc"
-    """stc: 1521 tokens for 16 frames of 24x24; stc_v35 (no padding) and stp (average pooling): 1152; mlp, linear: 576."""
-    depth: int = 4
+    """stc: 1521 tokens for 16 frames of 24x24; stc_v35 (no padding), stp (average pooling): 1152; mlp, linear: 576."""
+    depth: int = Field(default=4, ge=1)
     """RegStage blocks before and after the sampler (VideoLLaMA2: 4)."""
     sharing: Literal["shared", "per_branch"] = "shared"
     """One connector for both views, or one each (not stated in the paper: A8)."""
 
 
 class MapperOptions(Config):
-    """The mapping functions F (ego to exo) and G (exo to ego): nine ResNet blocks (Exo2Ego §5.1, CycleGAN generator)."""
+    """The mapping functions F (ego to exo) and G (exo to ego): nine ResNet blocks (Exo2Ego §5.1), as in CycleGAN."""
 
     kind: Literal["resnet", "fc", "none"] = "resnet"
     """resnet: CycleGAN generator; fc: two linear layers (Exo2Ego Table 7, row 5); none: no mapping."""
     position: Literal["encoder", "connector"] = "encoder"
     """On tower features or on connector tokens (not stated in the paper: A3)."""
-    width: int = 64
+    width: int = Field(default=64, ge=1)
     """Channels after the stem (CycleGAN's ngf; not stated in the paper: A6)."""
-    num_blocks: int = 9
+    num_blocks: int = Field(default=9, ge=0)
     """ResNet blocks at the bottleneck (Exo2Ego §5.1)."""
     norm: Literal["instance", "layer", "group", "none"] = "instance"
     """instance is CycleGAN's; it makes F blind to a frame's per-channel mean and scale (A6)."""
@@ -65,13 +66,13 @@ class ModelOptions(Config):
     teacher_tower: PartOptions | None = None
     """The exocentric tower when it differs from vision_tower; null = the same."""
     teacher_init: Literal["base", "ego"] = "base"
-    """Start of the teacher in stage 1: base = vision_tower's own source; ego = a copy of the initialised ego tower (A20)."""
+    """Start of the teacher in stage 1: base = vision_tower's source; ego = a copy of the trained ego tower (A20)."""
     language_model: PartOptions
     """Mistral-7B-Instruct-v0.2 in the paper (Exo2Ego §5.1)."""
     tokenizer: str | None = None
     """Folder or hub name of the tokenizer; null = that of language_model."""
     videollama2: str | None = None
-    """VideoLLaMA2 checkpoint folder whose connector starts ours, for example VideoLLaMA2-7B-16F-Base (A1); null = none."""
+    """VideoLLaMA2 folder whose connector starts ours, for example VideoLLaMA2-7B-16F-Base (A1); null = none."""
     connector: ConnectorOptions = ConnectorOptions()
     """Feature maps to tokens."""
     mapper: MapperOptions = MapperOptions()
@@ -79,12 +80,12 @@ class ModelOptions(Config):
     fusion: Literal["token_concat", "time_concat", "channel_concat", "channel_concat_tokens", "sum"] = "token_concat"
     """How x and F(x) enter the language model (A5)."""
     fusion_order: Literal["ego_first", "exo_first"] = "ego_first"
-    """Order of the two branches in a concatenation (Exo2Ego §4.4 text order: x, F(x); A7)."""
+    """Order of the two branches in a sequence (Exo2Ego §4.4 text order: x, F(x); A7); channels and sums have none."""
     view_embedding: bool = False
     """Add a learned, zero-initialised vector per branch to its tokens (A7)."""
     vision_feature_layer: int = -2
     """Hidden layer of the tower whose output is used; later layers are not built (VideoLLaMA2: -2)."""
-    num_frames: int = 16
+    num_frames: int = Field(default=16, ge=1)
     """Frames per clip (Exo2Ego §5.1)."""
     aspect: Literal["pad", "crop", "squash"] = "pad"
     """How a frame becomes square; pad keeps everything and masks the grey patches in KL and cycle loss (A17)."""
@@ -93,12 +94,25 @@ class ModelOptions(Config):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> ModelOptions:
-        if self.fusion == "channel_concat" and self.mapper.position == "connector":
-            raise ValueError("fusion channel_concat joins features before the connector: set mapper.position=encoder")
-        if self.connector.kind in ("mlp", "linear") and self.mapper.position == "connector":
-            raise ValueError("connector kinds mlp and linear average over time: set mapper.position=encoder")
-        if self.connector.sharing == "per_branch" and self.fusion in ("time_concat", "channel_concat"):
-            raise ValueError(f"fusion {self.fusion} passes both branches through one connector: set sharing=shared")
+        joined_before = self.fusion in JOINED_BEFORE_CONNECTOR
+        at_connector = self.mapper.position == "connector"
+        faults = {
+            f"fusion {self.fusion} joins features before the connector: set mapper.position=encoder": (
+                joined_before and at_connector
+            ),
+            f"fusion {self.fusion} passes both branches through one connector: set connector.sharing=shared": (
+                joined_before and self.connector.sharing == "per_branch"
+            ),
+            f"fusion {self.fusion} leaves no tokens of a single branch: set view_embedding=false": (
+                joined_before and self.view_embedding
+            ),
+            f"connector kind {self.connector.kind} averages over time: set mapper.position=encoder": (
+                self.connector.kind in ("mlp", "linear") and at_connector
+            ),
+        }
+        found = [message for message, applies in faults.items() if applies]
+        if found:
+            raise ValueError("; ".join(found))
         return self
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from exo2ego.model.building import VIDEO_TOKEN
 from exo2ego.model.options import SmallLanguageOptions
+from exo2ego.model.tokens import VIDEO_TOKEN
 
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", VIDEO_TOKEN)
 

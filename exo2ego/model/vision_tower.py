@@ -7,27 +7,31 @@ import copy
 from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
+from exo2ego.errors import ConfigError
+
 
 def truncated_config(config: PretrainedConfig, feature_layer: int) -> PretrainedConfig:
-    """Returns `config` with only the layers up to hidden state `feature_layer` (VideoLLaMA2: -2 drops the last one)."""
+    """Returns `config` with only the layers up to hidden state `feature_layer` (VideoLLaMA2: -2 drops the last one).
+
+    Raises `ConfigError` when the tower has no such hidden state.
+    """
     truncated = copy.deepcopy(config)
-    if feature_layer < 0:
-        truncated.num_hidden_layers = config.num_hidden_layers + 1 + feature_layer
-    else:
-        truncated.num_hidden_layers = feature_layer
+    last = config.num_hidden_layers
+    truncated.num_hidden_layers = last + 1 + feature_layer if feature_layer < 0 else feature_layer
+    if not 0 <= truncated.num_hidden_layers <= last:
+        raise ConfigError(
+            f"model.vision_feature_layer {feature_layer}: the tower has hidden states 0 to {last}, or -{last + 1} to -1"
+        )
     return truncated
 
 
 class VisionTower(nn.Module):
     """A CLIP or SigLIP vision transformer without the layers after the used one: same features, no unused weights."""
 
-    def __init__(
-        self, config: PretrainedConfig, feature_layer: int, pretrained: PreTrainedModel | None = None
-    ) -> None:
+    def __init__(self, config: PretrainedConfig, feature_layer: int, pretrained: PreTrainedModel | None = None) -> None:
         super().__init__()
         tower = pretrained or AutoModel.from_config(truncated_config(config, feature_layer))
         self.tower = without_head(tower)
-        self.has_class_token = "clip" in config.model_type
         self.width: int = config.hidden_size
         self.image_size: int = config.image_size
         self.patch_size: int = config.patch_size
@@ -38,9 +42,8 @@ class VisionTower(nn.Module):
         batch, time = pixels.shape[:2]
         weight = next(self.tower.parameters())
         hidden: Tensor = self.tower(pixel_values=pixels.flatten(0, 1).to(weight.dtype)).last_hidden_state
-        if self.has_class_token:
-            hidden = hidden[:, 1:]
-        return hidden.unflatten(0, (batch, time))
+        patches = hidden[:, -(self.grid_size**2) :]  # a class token, where there is one, stands first
+        return patches.unflatten(0, (batch, time))
 
 
 def without_head(tower: PreTrainedModel) -> PreTrainedModel:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import pickle
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import logging
 
-from exo2ego.errors import CheckpointError
+from exo2ego.errors import CheckpointError, DataError
+from exo2ego.storage import read_json
 
 PROJECTOR_PREFIX = "model.mm_projector."
 
@@ -45,20 +49,54 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: weight file is damaged: {error}") from error
 
 
+def load_pretrained(
+    auto_class: Any, source: str, *, is_unused: Callable[[str], bool] = lambda name: False, **options: Any
+) -> PreTrainedModel:
+    """Loads a model through one of transformers' Auto classes, which would replace a missing tensor by a random one.
+
+    `is_unused` names the file's tensors that this model leaves out. Raises `CheckpointError` when a tensor is missing,
+    unexpected or misshapen, or a file is damaged.
+    """
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its table of unexpected tensors; what matters of it is raised below
+    try:
+        model, report = auto_class.from_pretrained(
+            source, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{source}: the model cannot be loaded: {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    missing = sorted(report["missing_keys"])
+    unexpected = sorted(name for name in report["unexpected_keys"] if not is_unused(name))
+    misshapen = sorted(map(str, report["mismatched_keys"]))
+    if missing or unexpected or misshapen:
+        raise CheckpointError(
+            f"{source}: {len(missing)} tensors are missing {missing[:3]}, {len(unexpected)} unexpected {unexpected[:3]}, "
+            f"{len(misshapen)} misshapen {misshapen[:3]}; is this the right model for the configuration?"
+        )
+    loaded: PreTrainedModel = model
+    return loaded
+
+
 def connector_weights_of_videollama2(folder: Path) -> dict[str, Tensor]:
     """Returns the connector's tensors of a VideoLLaMA2 folder, under our names (VideoLLaMA2's without the prefix).
 
     Reads `mm_projector.bin` of a `-Base` release without unpickling code, or the safetensors shards of a full one.
+    Raises `CheckpointError` when there is neither, or a file is damaged or holds something else than tensors.
     """
-    projector = folder / "mm_projector.bin"
-    if projector.is_file():
-        tensors = torch.load(projector, map_location="cpu", weights_only=True)
-    elif (folder / "model.safetensors.index.json").is_file():
-        tensors = _shard_tensors(folder)
-    else:
-        raise CheckpointError(
-            f"{folder}: expected mm_projector.bin or model.safetensors.index.json of a VideoLLaMA2 checkpoint"
-        )
+    projector, index = folder / "mm_projector.bin", folder / "model.safetensors.index.json"
+    try:
+        if projector.is_file():
+            tensors = dict(torch.load(projector, map_location="cpu", weights_only=True))
+        elif index.is_file():
+            tensors = _shard_tensors(folder, read_json(index, "index of a VideoLLaMA2 checkpoint")["weight_map"])
+        else:
+            raise CheckpointError(f"{folder}: expected {projector.name} or {index.name} of a VideoLLaMA2 checkpoint")
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{projector}: not only tensors, or damaged; code in a file is never run") from error
+    except (EOFError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError, DataError) as error:
+        raise CheckpointError(f"{folder}: the connector's weights cannot be read: {error}") from error
     found = {
         name.removeprefix(PROJECTOR_PREFIX): tensor.float()
         for name, tensor in tensors.items()
@@ -69,12 +107,10 @@ def connector_weights_of_videollama2(folder: Path) -> dict[str, Tensor]:
     return found
 
 
-def _shard_tensors(folder: Path) -> dict[str, Tensor]:
-    index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+def _shard_tensors(folder: Path, shard_of: Mapping[str, str]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
-    for shard in sorted({shard for name, shard in index["weight_map"].items() if name.startswith(PROJECTOR_PREFIX)}):
+    names = [name for name in shard_of if name.startswith(PROJECTOR_PREFIX)]
+    for shard in sorted({shard_of[name] for name in names}):
         with safe_open(str(folder / shard), framework="pt") as stream:
-            for name in stream.keys():  # noqa: SIM118 - safe_open is not a mapping
-                if name.startswith(PROJECTOR_PREFIX):
-                    tensors[name] = stream.get_tensor(name)
+            tensors |= {name: stream.get_tensor(name) for name in names if shard_of[name] == shard}
     return tensors

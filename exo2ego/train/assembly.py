@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from exo2ego.data.pixels import AspectMode
 from exo2ego.data.processor import Exo2EgoProcessor
 from exo2ego.errors import CheckpointError
 from exo2ego.model.building import build_model, build_tokenizer
@@ -18,6 +19,7 @@ from exo2ego.model.modeling import Exo2EgoForConditionalGeneration
 from exo2ego.model.options import ModelOptions
 from exo2ego.model.parts import ModelParts
 from exo2ego.train.checkpoint import Checkpoint, checkpoint_chain
+from exo2ego.train.parameters import first_match
 
 # what may be left behind when a stage has no such part: the teacher and G after stage 2 (A19)
 TRAINING_ONLY = ("model.teacher_tower.*", "model.mapper_g.*", "model.connector_exo.*")
@@ -39,9 +41,26 @@ def assemble(
     chain = checkpoint_chain(parent) if parent is not None else []
     loaded: set[str] = set()
     for checkpoint in chain:
-        loaded |= load_trained(model, checkpoint.tensors(), where=str(checkpoint.path))
+        loaded |= load_weights(model, checkpoint)
     _start_fresh_parts(model, options, loaded)
     return model, tokenizer
+
+
+def load_weights(model: Exo2EgoForConditionalGeneration, checkpoint: Checkpoint) -> set[str]:
+    """Copies what a checkpoint's stage trained into the model and returns the names; raises `CheckpointError`.
+
+    Every parameter of the model that its freeze table says it trained must be there.
+    """
+    loaded = load_trained(model, checkpoint.tensors(), where=str(checkpoint.path))
+    trained = {row["pattern"]: row["learning_rate"] is not None for row in checkpoint.record["freeze_table"]}
+    owners = {name: first_match(name, trained) for name, _ in model.named_parameters()}
+    missing = [name for name, pattern in owners.items() if pattern and trained[pattern] and name not in loaded]
+    if missing:
+        raise CheckpointError(
+            f"{checkpoint.path}: {len(missing)} tensors that {checkpoint.stage} trains are not in it {missing[:3]}; "
+            "was it written by another version?"
+        )
+    return loaded
 
 
 def load_trained(model: Exo2EgoForConditionalGeneration, tensors: Mapping[str, Tensor], where: str) -> set[str]:
@@ -78,7 +97,7 @@ def _is_training_only(name: str) -> bool:
 
 
 def _start_fresh_parts(model: Exo2EgoForConditionalGeneration, options: ModelOptions, loaded: set[str]) -> None:
-    """Starts the exo branch where no checkpoint has trained it yet: a copy of the ego branch where the options say so."""
+    """Starts what no checkpoint has trained yet of the exo branch: as the ego branch, where the options say so."""
     inner = model.model
     has_teacher = any(name.startswith("model.teacher_tower.") for name in loaded)
     if inner.teacher_tower is not None and not has_teacher and options.teacher_init == "ego":
@@ -119,7 +138,7 @@ def recorded_options(options: ModelOptions) -> dict[str, Any]:
 
 
 def build_processor(
-    model: Exo2EgoForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, aspect: str
+    model: Exo2EgoForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, aspect: AspectMode
 ) -> Exo2EgoProcessor:
     """Returns the processor that fits the model: its frames, picture size, and visual tokens per view."""
     inner = model.model

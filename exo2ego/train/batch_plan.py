@@ -1,8 +1,7 @@
-"""Batch arithmetic: global batch = GPUs x local batch x accumulation, and the number of steps (not stated fully: A16)."""
+"""Batch arithmetic: global batch = GPUs x local batch x accumulation, and the steps (not stated fully: A16)."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from exo2ego.errors import ConfigError
@@ -19,11 +18,6 @@ class BatchPlan:
     total_steps: int
     warmup_steps: int
 
-    @property
-    def total_samples(self) -> int:
-        """Returns the samples seen by the end of training."""
-        return self.total_steps * self.global_size
-
 
 def plan_batches(
     *,
@@ -37,7 +31,8 @@ def plan_batches(
 ) -> BatchPlan:
     """Returns the plan; `local_size` is lowered to the largest divisor that keeps the global batch (stage 3: 8 to 4).
 
-    Raises `ConfigError` when the global batch is not a multiple of the number of GPUs.
+    Every step has a full global batch: their number is rounded to the nearest, and the order of samples runs on into
+    the next epoch for the last one. Raises `ConfigError` when the global batch is not a multiple of the GPUs.
     """
     if global_size % world_size:
         raise ConfigError(
@@ -46,8 +41,7 @@ def plan_batches(
         )
     per_process = global_size // world_size
     local = max(size for size in range(1, min(local_size, per_process) + 1) if per_process % size == 0)
-    # rounding first: 2 * 1.1e6 / 256 must not become one step more by a floating-point crumb
-    total_steps = max(1, math.ceil(round(num_samples * epochs / global_size, 6)))
+    total_steps = max(1, round(num_samples * epochs / global_size))
     if max_steps is not None:
         total_steps = min(total_steps, max_steps)
     return BatchPlan(
@@ -56,5 +50,5 @@ def plan_batches(
         accumulation=per_process // local,
         world_size=world_size,
         total_steps=total_steps,
-        warmup_steps=math.ceil(round(total_steps * warmup_fraction, 6)),
+        warmup_steps=round(total_steps * warmup_fraction),
     )

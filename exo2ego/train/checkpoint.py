@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
-import random
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
+from rich.text import Text
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -19,13 +19,12 @@ from torch import Tensor
 from exo2ego.console import console
 from exo2ego.errors import CheckpointError, DataError
 from exo2ego.model.weights import read_tensors
-from exo2ego.storage import atomic_path, hash_file, read_json, remove_leftovers, require_free_space, write_json
+from exo2ego.storage import atomic_path, hash_file, hash_text, read_json, require_free_space, write_json
 
 RECORD = "checkpoint.json"
 WEIGHTS = "trained.safetensors"
 OPTIMIZER = "optimizer.pt"
-RANDOM_STATE = "random_state_{process}.pt"
-NAME = re.compile(r"step_(\d+)$")
+NAME = re.compile(r"step_\d+")
 FORMAT_VERSION = 1
 
 
@@ -57,59 +56,51 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    run_dir: Path,
-    *,
-    record: dict[str, Any],
-    trained: dict[str, Tensor],
-    optimizer_state: dict[str, Any],
-    random_states: list[dict[str, Any]],
+    run_dir: Path, *, record: dict[str, Any], trained: dict[str, Tensor], optimizer_state: dict[str, Any]
 ) -> Checkpoint:
-    """Writes `run_dir/checkpoints/step_N` atomically with checksums; raises `DataError` before writing when the disk is full."""
-    folder = run_dir / "checkpoints"
+    """Writes `run_dir/checkpoints/step_N` with checksums, complete or not at all.
+
+    Raises `CheckpointError` when it cannot be written, before writing where the disk is too full to begin with.
+    """
+    path = run_dir / "checkpoints" / f"step_{record['step']:08d}"
     size = sum(tensor.numel() * tensor.element_size() for tensor in trained.values())
-    require_free_space(folder, int(3.1 * size) + 2**20, "a checkpoint (weights and two optimiser moments)")
-    path = folder / f"step_{record['step']:08d}"
     try:
+        require_free_space(path.parent, int(3.1 * size) + 2**20, "a checkpoint (weights and two optimiser moments)")
         with atomic_path(path) as temporary:
             temporary.mkdir()
             save_file({name: tensor.contiguous() for name, tensor in trained.items()}, str(temporary / WEIGHTS))
             torch.save(optimizer_state, temporary / OPTIMIZER)
-            for process, state in enumerate(random_states):
-                torch.save(state, temporary / RANDOM_STATE.format(process=process))
-            files = {file.name: hash_file(file) for file in sorted(temporary.iterdir())}
-            for file in temporary.iterdir():
-                with file.open("rb") as stream:
-                    os.fsync(stream.fileno())
+            files = {name: hash_file(temporary / name) for name in (WEIGHTS, OPTIMIZER)}
             complete = {"format": FORMAT_VERSION, **record, "files": files}
+            complete["checksum"] = _checksum(complete)
             write_json(temporary / RECORD, complete)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap a full disk in their own types
+    # torch and safetensors wrap a full disk in their own types
+    except (DataError, OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"{path}: the checkpoint could not be written ({error}); earlier checkpoints are untouched: "
             "free space and continue with --resume auto"
         ) from error
-    except DataError as error:
-        raise CheckpointError(f"{error}; continue with --resume auto") from error
     return Checkpoint(path, complete)
 
 
-def rotate_checkpoints(run_dir: Path, *, keep_last: int, keep_every: int | None) -> None:
-    """Removes all but the newest `keep_last` checkpoints and those at multiples of `keep_every`."""
-    folder = run_dir / "checkpoints"
-    found = _checkpoint_folders(folder)
+def rotate_checkpoints(run_dir: Path, *, newest_step: int, keep_last: int, keep_every: int | None) -> None:
+    """Removes all but the last `keep_last` checkpoints up to `newest_step` and those at multiples of `keep_every`.
+
+    Later ones are a damaged rest of the run that was continued; they are replaced when it comes to them.
+    """
+    found = [path for path in checkpoint_folders(run_dir) if _step(path) <= newest_step]
     for path in found[:-keep_last]:
         if keep_every is None or _step(path) % keep_every:
             shutil.rmtree(path)
-    remove_leftovers(folder)
+
+
+def checkpoint_folders(run_dir: Path) -> list[Path]:
+    """Returns the checkpoints of a run by step, sound or not; what a killed save left half-written is none."""
+    return sorted((path for path in run_dir.glob("checkpoints/step_*") if NAME.fullmatch(path.name)), key=_step)
 
 
 def _step(path: Path) -> int:
-    match = NAME.search(path.name)
-    assert match is not None
-    return int(match[1])
-
-
-def _checkpoint_folders(folder: Path) -> list[Path]:
-    return sorted((path for path in folder.glob("step_*") if NAME.search(path.name)), key=_step)
+    return int(path.name.removeprefix("step_"))
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -118,21 +109,28 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: not a checkpoint: {RECORD} is missing")
     try:
         record = read_json(path / RECORD, "checkpoint record")
-    except DataError as error:
-        raise CheckpointError(str(error)) from error
-    for name, expected in record["files"].items():
-        if not (path / name).is_file():
-            raise CheckpointError(f"{path}: {name} is missing")
-        if hash_file(path / name) != expected:
-            raise CheckpointError(f"{path}: {name} is damaged: its checksum differs from the one written with it")
+        if record.get("checksum") != _checksum(record):
+            raise CheckpointError(f"{path}: {RECORD} is damaged: its checksum does not fit its content")
+        if record["format"] != FORMAT_VERSION:
+            raise CheckpointError(f"{path}: has format {record['format']}, this version reads {FORMAT_VERSION}")
+        for name, expected in record["files"].items():
+            if hash_file(path / name) != expected:
+                raise CheckpointError(f"{path}: {name} is damaged: its checksum differs from the one written with it")
+    except (DataError, AttributeError, OSError) as error:  # AttributeError: JSON, but no record
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
     return Checkpoint(path, record)
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    values = {key: value for key, value in record.items() if key != "checksum"}
+    return hash_text(json.dumps(values, sort_keys=True))
 
 
 def find_checkpoint(path: Path) -> Checkpoint:
     """Opens a checkpoint folder or a run folder's newest sound checkpoint; says so when a newer one is damaged."""
     if (path / RECORD).is_file():
         return open_checkpoint(path)
-    found = _checkpoint_folders(path / "checkpoints")
+    found = checkpoint_folders(path)
     if not found:
         what = "has no checkpoints" if path.is_dir() else "does not exist"
         raise CheckpointError(f"{path}: {what}; give a run folder of a finished stage or one of its checkpoints")
@@ -144,13 +142,13 @@ def find_checkpoint(path: Path) -> Checkpoint:
             faults.append(str(error))
             continue
         for fault in faults:
-            console.print(f"[yellow]damaged checkpoint skipped[/] {fault}; using {candidate.name}", markup=True)
+            console.print(Text.assemble(("damaged checkpoint skipped", "yellow"), f" {fault}; using {candidate.name}"))
         return checkpoint
     raise CheckpointError(f"{path}: no sound checkpoint: " + "; ".join(faults))
 
 
 def checkpoint_chain(checkpoint: Checkpoint) -> list[Checkpoint]:
-    """Returns the checkpoint's ancestors from the first stage on, itself last; raises `CheckpointError` when one is gone."""
+    """Returns a checkpoint's ancestors, the first stage first, itself last; raises `CheckpointError` if one is gone."""
     chain = [checkpoint]
     while (parent := chain[0].record["parent"]) is not None:
         chain.insert(0, _open_parent(chain[0], parent))
@@ -184,33 +182,7 @@ def parent_record(parent: Checkpoint | None, child_dir: Path) -> dict[str, str] 
     }
 
 
-def random_state() -> dict[str, Any]:
-    """Returns the state of every random number generator of this process, as tensors and numbers only."""
-    name, keys, position, has_gauss, cached = numpy.random.get_state()  # type: ignore[misc]
-    version, internal, gauss = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [str(name), torch.from_numpy(keys.astype(numpy.int64)), int(position), int(has_gauss), float(cached)],
-        "python": [version, list(internal), gauss],
-    }
-
-
-def restore_random_state(path: Path) -> None:
-    """Sets the generators of this process from a checkpoint's file; never unpickles code."""
-    state = torch.load(path, weights_only=True)
-    torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
-    name, keys, position, has_gauss, cached = state["numpy"]
-    numpy.random.set_state((name, keys.numpy().astype(numpy.uint32), position, has_gauss, cached))
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-
-
 def load_optimizer_state(checkpoint: Checkpoint) -> dict[str, Any]:
     """Reads optimiser and schedule state without unpickling code."""
     state: dict[str, Any] = torch.load(checkpoint.path / OPTIMIZER, map_location="cpu", weights_only=True)
     return state
-
-

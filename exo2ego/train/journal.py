@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,26 @@ from exo2ego.storage import JsonlAppender, read_jsonl, write_jsonl
 METRICS = "metrics.jsonl"
 
 
+def rewind(path: Path, keep: Callable[[int, dict[str, Any]], bool]) -> None:
+    """Keeps the rows of a JSONL log that `keep(number, row)` says: those before the checkpoint that is continued."""
+    if path.exists():
+        JsonlAppender(path).close()  # cuts off a line that a kill left half-written
+        write_jsonl(path, (row for number, row in enumerate(read_jsonl(path)) if keep(number, row)))
+
+
 class Journal:
     """Writes the metrics of every step; on resume, forgets the steps after the checkpoint that is continued."""
 
     def __init__(self, run_dir: Path, *, start_step: int, total_steps: int, log_every: int, enabled: bool) -> None:
         self.total_steps = total_steps
         self.log_every = log_every
-        self.enabled = enabled
         self._start = (time.monotonic(), start_step)
         self._rows: JsonlAppender | None = None
         self._board: Any = None
         if not enabled:
             return
-        path = run_dir / METRICS
-        if path.exists():
-            JsonlAppender(path).close()  # cuts off a line that a kill left half-written
-            write_jsonl(path, [row for row in read_jsonl(path) if row["step"] <= start_step])
-        self._rows = JsonlAppender(path)
+        rewind(run_dir / METRICS, lambda number, row: row["step"] <= start_step)
+        self._rows = JsonlAppender(run_dir / METRICS)
         if importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -51,9 +55,10 @@ class Journal:
         remaining_s = (time.monotonic() - began) / max(1, step - first) * (self.total_steps - step)
         losses = "  ".join(f"{name[5:]} {value:.3f}" for name, value in metrics.items() if name.startswith("loss/"))
         return (
-            f"step {step}/{self.total_steps}  loss {metrics['loss']:.4f}  {losses}  norm {metrics['gradient_norm']:.2f}  "
-            f"lr {metrics['learning_rate']:.2e}  {metrics['samples_per_s']:.1f} clips/s  "
-            f"wait {100 * metrics['data_wait_share']:.0f} %  left {remaining_s / 60:.1f} min"
+            f"step {step}/{self.total_steps}  loss {metrics['loss']:.4f}  {losses}  "
+            f"norm {metrics['gradient_norm']:.2f}  lr {metrics['learning_rate']:.2e}  "
+            f"{metrics['samples_per_s']:.1f} clips/s  wait {100 * metrics['data_wait_share']:.0f} %  "
+            f"left {remaining_s / 60:.1f} min"
         )
 
     def close(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,20 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
-from exo2ego.data.batch import IGNORED, Batch
+from exo2ego import provenance
+from exo2ego.data.batch import Batch
 from exo2ego.data.failures import FailureBudget
 from exo2ego.losses.text import text_loss
 from exo2ego.model.options import SmallLanguageOptions
 from exo2ego.model.small_language import small_mistral, train_tokenizer
-from exo2ego.storage import atomic_path
+from exo2ego.model.tokens import IGNORED
+from exo2ego.storage import atomic_path, write_json
 from exo2ego.train.batch_plan import BatchPlan, plan_batches
 from exo2ego.train.journal import Journal
 from exo2ego.train.loop import TrainingRun, train
 from exo2ego.train.objective import Term, Terms
 from exo2ego.train.options import OptimOptions
+from exo2ego.train.updating import Updater
 
 
 def train_small_language_model(
@@ -35,11 +39,15 @@ def train_small_language_model(
     batch_size: int,
     epochs: float,
     seed: int,
+    record: dict[str, Any],
 ) -> None:
-    """Trains tokenizer and model on the lines and writes them as one transformers folder, complete or not at all."""
+    """Trains tokenizer and model on the lines and writes them as one transformers folder, complete or not at all.
+
+    `record` goes beside them. Ctrl-C gives up: a minute's training has no checkpoints.
+    """
     set_seed(seed)
     tokenizer = train_tokenizer(lines, sizes.vocabulary_size)
-    model = small_mistral(sizes, tokenizer)
+    model = small_mistral(sizes, tokenizer).train()
     plan = plan_batches(
         global_size=batch_size,
         local_size=batch_size,
@@ -48,33 +56,47 @@ def train_small_language_model(
         epochs=epochs,
         warmup_fraction=optim.warmup_fraction,
     )
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=optim.learning_rate, betas=optim.betas, eps=optim.epsilon, weight_decay=optim.weight_decay
+    journal = Journal(
+        output_dir.with_name(output_dir.name + "_log"),
+        start_step=0,
+        total_steps=plan.total_steps,
+        log_every=100,
+        enabled=True,
     )
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), rng_types=[])
-    scheduler = get_cosine_schedule_with_warmup(optimizer, plan.warmup_steps, plan.total_steps)
-    prepared_model, prepared_optimizer = accelerator.prepare(model, optimizer)
-    log_dir = output_dir.with_name(output_dir.name + "_log")
-    journal = Journal(log_dir, start_step=0, total_steps=plan.total_steps, log_every=100, enabled=True)
-    run = TrainingRun(
-        accelerator=accelerator,
-        model=prepared_model,
+    batches = _TextBatches(lines, tokenizer, plan, seed)
+    try:
+        stopped = train(_training_run(model, batches, plan, optim, journal, seed))
+    finally:
+        journal.close()
+    if stopped:
+        raise KeyboardInterrupt
+    with atomic_path(output_dir) as folder:
+        model.save_pretrained(str(folder))
+        tokenizer.save_pretrained(str(folder))
+        write_json(folder / provenance.FILE_NAME, record)
+
+
+def _training_run(
+    model: nn.Module, batches: Iterable[Batch], plan: BatchPlan, optim: OptimOptions, journal: Journal, seed: int
+) -> TrainingRun:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=optim.learning_rate, betas=optim.betas, eps=optim.epsilon, weight_decay=optim.weight_decay
+    )
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", rng_types=[])
+    return TrainingRun(
+        updater=Updater(accelerator, model, optimizer, max_gradient_norm=optim.max_gradient_norm),
         losses=_text_only_losses,
-        optimizer=prepared_optimizer,
-        scheduler=scheduler,
-        batches=_TextBatches(lines, tokenizer, plan, seed),
+        scheduler=get_cosine_schedule_with_warmup(optimizer, plan.warmup_steps, plan.total_steps),
+        batches=batches,
         plan=plan,
-        max_gradient_norm=optim.max_gradient_norm,
+        precision="fp32",
         journal=journal,
         failures=FailureBudget(0.0, None),
         save=lambda step: None,
         save_every=plan.total_steps,
+        seed=seed,
     )
-    train(run)
-    journal.close()
-    with atomic_path(output_dir) as folder:
-        model.save_pretrained(str(folder))
-        tokenizer.save_pretrained(str(folder))
 
 
 def _text_only_losses(model: nn.Module, batch: Batch) -> Terms:
@@ -96,12 +118,7 @@ class _TextBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yields the plan's batches."""
-        order = numpy.random.default_rng(self.seed)
-        waiting: list[int] = []
-        for _ in range(self.plan.total_steps):
-            while len(waiting) < self.plan.global_size:
-                waiting += order.permutation(len(self.lines)).tolist()
-            chosen, waiting = waiting[: self.plan.global_size], waiting[self.plan.global_size :]
+        for chosen in itertools.islice(self._endless_batches(), self.plan.total_steps):
             rows = [self.lines[index] for index in chosen]
             ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad)
             labels = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED)
@@ -114,3 +131,12 @@ class _TextBatches:
                 patch_mask=nothing,
                 clip_weight=torch.ones(len(rows)),
             )
+
+    def _endless_batches(self) -> Iterator[list[int]]:
+        """Yields the lines of each batch: of like length, so that little is padding, in a random order of batches."""
+        order, size = numpy.random.default_rng(self.seed), self.plan.global_size
+        while True:
+            by_length = sorted(order.permutation(len(self.lines)).tolist(), key=lambda index: len(self.lines[index]))
+            starts = list(range(0, len(by_length) - size + 1, size)) or [0]
+            for start in order.permutation(starts).tolist():
+                yield by_length[start : start + size]

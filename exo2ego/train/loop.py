@@ -2,150 +2,189 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
+import resource
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
+import numpy
 import torch
-from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from exo2ego.data.batch import Batch
 from exo2ego.data.failures import FailureBudget
-from exo2ego.errors import TrainingError
+from exo2ego.errors import Exo2EgoError, TrainingError
 from exo2ego.train.batch_plan import BatchPlan
 from exo2ego.train.journal import Journal
 from exo2ego.train.objective import Terms, Unit
+from exo2ego.train.stopping import StopRequest
+from exo2ego.train.updating import Updater, autocast
 
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
-    from torch.optim.lr_scheduler import LRScheduler
-
-Counts = dict[Unit, float]
 Losses = Callable[[nn.Module, Batch], Terms]
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainingRun:
-    """Everything the loop touches."""
+    """Everything the loop touches; the model's parts are in train or eval mode as whoever built it decided."""
 
-    accelerator: Accelerator
-    model: nn.Module
+    updater: Updater
     losses: Losses
-    optimizer: Optimizer
     scheduler: LRScheduler
     batches: Iterable[Batch]
     plan: BatchPlan
-    max_gradient_norm: float
+    precision: str
     journal: Journal
     failures: FailureBudget
     save: Callable[[int], None]
     save_every: int
+    seed: int
     start_step: int = 0
 
 
-def train(run: TrainingRun) -> None:
-    """Takes every optimiser step from `start_step` to the plan's end; raises `TrainingError` before a bad update."""
+@dataclass(frozen=True)
+class StepTotals:
+    """What one optimiser step holds, summed over its micro-batches and over all processes."""
+
+    target_tokens: float
+    clips: float
+    sequence_tokens: float
+    unreadable: float
+
+    def count(self, unit: Unit) -> float:
+        """Returns what a term per `unit` is divided by."""
+        return self.target_tokens if unit == "target_token" else self.clips
+
+
+def train(run: TrainingRun) -> int:
+    """Takes every optimiser step from `start_step` to the plan's end; returns the signal that ended it early, or 0.
+
+    Raises, on all processes at once, `TrainingError` before a bad update and `DataError` when too many videos are
+    unreadable.
+    """
     batches = iter(run.batches)
-    run.model.train()
-    for step in range(run.start_step + 1, run.plan.total_steps + 1):
-        began = time.perf_counter()
-        micro_batches = [_next(run, batches) for _ in range(run.plan.accumulation)]
-        waited_s = time.perf_counter() - began
-        metrics = take_step(run, step, micro_batches)
-        seconds = time.perf_counter() - began
-        metrics |= {
-            "samples_per_s": run.plan.global_size / seconds,
-            "tokens_per_s": metrics["sequence_tokens"] / seconds,
-            "data_wait_share": waited_s / seconds,
-            "peak_memory_gb": peak_memory_gb(),
-            "seconds": seconds,
-        }
-        run.journal.record(step, metrics)
-        if step % run.save_every == 0 or step == run.plan.total_steps:
-            run.save(step)
+    with StopRequest() as request:
+        for step in range(run.start_step + 1, run.plan.total_steps + 1):
+            began = time.perf_counter()
+            micro_batches = [_next(batches) for _ in range(run.plan.accumulation)]
+            waited_s = time.perf_counter() - began
+            metrics, stops = take_step(run, step, micro_batches, request)
+            seconds = time.perf_counter() - began
+            metrics |= {
+                "samples_per_s": run.plan.global_size / seconds,
+                "tokens_per_s": metrics["sequence_tokens"] / seconds,
+                "data_wait_share": waited_s / seconds,
+                "peak_memory_gb": peak_memory_gb(),
+                "seconds": seconds,
+            }
+            run.journal.record(step, metrics)
+            if stops or step % run.save_every == 0 or step == run.plan.total_steps:
+                run.save(step)
+            if stops:
+                return request.number or signal.SIGTERM  # another process may be the one that was told
+    return 0
 
 
-def take_step(run: TrainingRun, step: int, micro_batches: list[Batch]) -> dict[str, float]:
-    """Takes one optimiser step over the micro-batches and returns its metrics."""
-    accelerator = run.accelerator
-    micro_batches = [batch.to(accelerator.device) for batch in micro_batches]
-    counts, sequence_tokens = global_counts(accelerator, micro_batches)
-    if not counts["target_token"]:
-        ids = [sample for batch in micro_batches for sample in batch.sample_ids]
-        raise TrainingError(f"step {step}: no sample has a token to learn; samples {ids[:8]}: check their texts")
-    reported: dict[str, Tensor] = {}
+def take_step(
+    run: TrainingRun, step: int, micro_batches: list[Batch], request: StopRequest
+) -> tuple[dict[str, float], bool]:
+    """Takes one optimiser step; returns its metrics, and whether any process was asked to stop after it."""
+    accelerator = run.updater.accelerator
+    totals = step_totals(run, micro_batches)
+    account_for_unreadable(run, step, micro_batches, totals)
+    # dropout is the only chance in a step: drawn from its number, it needs no state to be resumed
+    torch.manual_seed(_step_seed(run.seed, step, accelerator.process_index))
+    own: list[Tensor] = []
+    sums: dict[str, Tensor] = {}
     for number, batch in enumerate(micro_batches, 1):
-        sync = contextlib.nullcontext() if number == len(micro_batches) else accelerator.no_sync(run.model)
-        with sync:
-            with accelerator.autocast():
-                terms = run.losses(run.model, batch)
-            parts = {name: term.total / counts[term.per] for name, term in terms.items()}
-            total = torch.stack([terms[name].weight * part for name, part in parts.items()]).sum()
-            # DDP averages gradients over processes; the counts are already global
-            accelerator.backward(total * accelerator.num_processes)
-        for name, part in (*parts.items(), ("", total)):
-            reported[name] = reported.get(name, 0) + part.detach()
-    norm = accelerator.clip_grad_norm_(run.model.parameters(), run.max_gradient_norm)
-    losses = accelerator.reduce(torch.stack(list(reported.values())), reduction="sum")
-    require_finite(step, dict(zip(reported, losses.tolist(), strict=True)), norm, micro_batches)
-    rate = run.scheduler.get_last_lr()[0]
-    run.optimizer.step()
-    run.scheduler.step()
-    run.optimizer.zero_grad()
-    named = dict(zip(reported, losses.tolist(), strict=True))
-    return {
-        "loss": named.pop(""),
-        **{f"loss/{name}": value for name, value in named.items()},
-        "gradient_norm": float(norm) if norm is not None else 0.0,
-        "learning_rate": rate,
-        "target_tokens": counts["target_token"],
-        "sequence_tokens": sequence_tokens,
+        with run.updater.gathering(last=number == len(micro_batches)):
+            parts, total = averaged_losses(run, batch.to(accelerator.device), totals)
+            run.updater.backward(total)
+        own.append(total.detach())
+        for name, part in parts.items():
+            sums[name] = sums[name] + part.detach() if name in sums else part.detach()
+    norm = run.updater.clip()
+    told = torch.tensor(float(request.number > 0), device=accelerator.device)
+    shares = torch.stack([told, torch.stack(own).sum(), *sums.values()])
+    # one exchange and one wait for the device; the sum carries one process's NaN to all, so that all stop together
+    stops, loss, *parts_sums = accelerator.reduce(shares, reduction="sum").tolist()
+    losses = {"loss": loss} | {f"loss/{name}": value for name, value in zip(sums, parts_sums, strict=True)}
+    metrics = losses | {"gradient_norm": float(norm)}
+    _require_finite(step, metrics, micro_batches, own)
+    metrics |= {
+        "learning_rate": max(run.scheduler.get_last_lr()),
+        "target_tokens": totals.target_tokens,
+        "sequence_tokens": totals.sequence_tokens,
         "unreadable": run.failures.num_failures,
     }
+    run.updater.apply()
+    run.scheduler.step()
+    return metrics, stops > 0
 
 
-def global_counts(accelerator: Accelerator, micro_batches: list[Batch]) -> tuple[Counts, float]:
-    """Returns target tokens and clips of the whole global batch, and its sequence length in tokens."""
+def step_totals(run: TrainingRun, micro_batches: list[Batch]) -> StepTotals:
+    """Counts over the whole global batch what its losses are divided by: accumulation and processes drop out."""
     own = [
         sum(batch.num_targets for batch in micro_batches),
         sum(batch.num_clips for batch in micro_batches),
         sum(int(batch.attention_mask.sum()) for batch in micro_batches),
+        sum(len(batch.failures) for batch in micro_batches),
     ]
-    counted = accelerator.reduce(
-        torch.tensor(own, dtype=torch.float32, device=accelerator.device), reduction="sum"
-    ).tolist()
-    return {"target_token": counted[0], "clip": max(1.0, counted[1])}, counted[2]
+    accelerator = run.updater.accelerator
+    counted = torch.tensor(own, dtype=torch.float32, device=accelerator.device)
+    return StepTotals(*accelerator.reduce(counted, reduction="sum").tolist())
 
 
-def require_finite(step: int, losses: dict[str, float], norm: Any, micro_batches: list[Batch]) -> None:
-    """Raises `TrainingError` when a loss (summed over processes) or the gradient norm is not finite.
+def averaged_losses(run: TrainingRun, batch: Batch, totals: StepTotals) -> tuple[dict[str, Tensor], Tensor]:
+    """Returns a micro-batch's share of every term's global mean, and of the weighted total."""
+    with autocast(run.updater.accelerator.device, run.precision):
+        terms = run.losses(run.updater.model, batch)
+    parts = {name: term.total / totals.count(term.per) for name, term in terms.items()}
+    total = torch.stack([terms[name].weight * part for name, part in parts.items()]).sum()
+    return parts, total
 
-    The sum over processes carries one process's NaN to all of them, so that all stop at the same step.
-    """
-    values = {**losses, "gradient norm": 0.0 if norm is None else float(norm)}
-    bad = {name or "loss": value for name, value in values.items() if not abs(value) < float("inf")}
-    if bad:
-        ids = [sample for batch in micro_batches for sample in batch.sample_ids]
-        raise TrainingError(
-            f"step {step}: {bad} not finite before the update; nothing was changed. Samples of this process: "
-            f"{ids[:8]}. Continue from the last checkpoint with --resume auto and a lower learning rate, or look at "
-            "the samples"
-        )
+
+def account_for_unreadable(run: TrainingRun, step: int, micro_batches: list[Batch], totals: StepTotals) -> None:
+    """Logs what could not be read, everywhere at the same step; raises when too little is left to learn from."""
+    unreadable = [failure for batch in micro_batches for failure in batch.failures]
+    run.failures.record(gather_object(unreadable) if totals.unreadable else [], seen=run.plan.global_size)
+    if not totals.clips:
+        raise TrainingError(f"step {step}: none of its {run.plan.global_size} videos can be read, see failures.jsonl")
+    if not totals.target_tokens:
+        ids = gather_object([sample for batch in micro_batches for sample in batch.sample_ids])
+        raise TrainingError(f"step {step}: no sample has a token to learn; samples {ids[:8]}: check their texts")
+
+
+def _require_finite(step: int, values: dict[str, float], micro_batches: list[Batch], own: list[Tensor]) -> None:
+    bad = {name: value for name, value in values.items() if not math.isfinite(value)}
+    if not bad:
+        return
+    at_fault = [batch for batch, total in zip(micro_batches, own, strict=True) if not bool(total.isfinite())]
+    ids = gather_object([sample for batch in at_fault for sample in batch.sample_ids])
+    raise TrainingError(
+        f"step {step}: {bad}: not finite before the update; no weight was changed. "
+        f"Samples of the micro-batches at fault: {ids or 'none, the losses are finite'}. Look at them; --resume auto "
+        "repeats the steps since the last checkpoint, and a lower optim.learning_rate needs a new run"
+    )
+
+
+def _step_seed(seed: int, step: int, process: int) -> int:
+    return int(numpy.random.SeedSequence((seed, step, process)).generate_state(1)[0])
 
 
 def peak_memory_gb() -> float:
     """Returns the largest memory used so far: of the GPU where there is one, else of this process, 1e9 bytes."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
-    import resource
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def _next(run: TrainingRun, batches: Iterator[Batch]) -> Batch:
-    batch = next(batches)
-    run.failures.record(batch.failures, seen=len(batch.failures) + batch.num_clips)
-    return batch
+def _next(batches: Iterator[Batch]) -> Batch:
+    try:
+        return next(batches)
+    except Exo2EgoError as error:  # out of a loader worker its message is a traceback, and the message ends it
+        message = str(error).rpartition(f"{type(error).__name__}: ")[2]
+        raise type(error)(message.strip()) from error

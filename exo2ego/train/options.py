@@ -32,7 +32,7 @@ class DataOptions(Config):
 
 
 class OptimOptions(Config):
-    """AdamW with linear warm-up and cosine decay to zero (VideoLLaMA2's optimiser; Exo2Ego Table 14 for the numbers)."""
+    """AdamW with linear warm-up and cosine decay to zero (as VideoLLaMA2; numbers from Exo2Ego Table 14)."""
 
     learning_rate: float = Field(gt=0)
     """Peak learning rate."""
@@ -87,7 +87,7 @@ class StageConfig(Config):
     """Folder of this run."""
     parent: str | None = None
     """Run folder or checkpoint of the stage before."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seed of weights, sample order and dropout."""
     epochs: float = Field(gt=0)
     """Passes over the data (Exo2Ego Table 14)."""
@@ -98,7 +98,7 @@ class StageConfig(Config):
     gradient_checkpointing: tuple[CheckpointedPart, ...] = ()
     """Parts that recompute activations: towers, connector, mappers, language_model."""
     deepspeed: str | None = None
-    """DeepSpeed configuration file (JSON); null = plain DDP."""
+    """DeepSpeed configuration file (JSON) for ZeRO-1 or ZeRO-2; null = plain DDP."""
     log_every: int = Field(default=10, ge=1)
     """Optimiser steps between lines in the log."""
 

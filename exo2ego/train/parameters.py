@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,6 @@ from exo2ego.errors import TrainingError
 FreezeTable = Mapping[str, float | None]
 """Parameter name pattern -> learning rate relative to `optim.learning_rate`, or None for frozen."""
 
-FROZEN = None
 # what AdamW does not decay besides vectors (norms, biases): CLIP's class and position embeddings
 UNDECAYED = ("*class_embedding*", "*position_embedding*", "*view_embedding*")
 
@@ -35,7 +34,7 @@ def match_parameters(names: Sequence[str], table: FreezeTable) -> dict[str, str]
     """Returns the pattern of every parameter; raises `TrainingError` for unmatched parameters and unused patterns."""
     matched: dict[str, str] = {}
     for name in names:
-        pattern = next((pattern for pattern in table if fnmatch.fnmatchcase(name, pattern)), None)
+        pattern = first_match(name, table)
         if pattern is not None:
             matched[name] = pattern
     orphans = [name for name in names if name not in matched]
@@ -46,6 +45,11 @@ def match_parameters(names: Sequence[str], table: FreezeTable) -> dict[str, str]
             f"{len(unused)} patterns match no parameter {unused}; a stage must name every module it has"
         )
     return matched
+
+
+def first_match(name: str, patterns: Iterable[str]) -> str | None:
+    """Returns the first pattern that a parameter's name matches."""
+    return next((pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern)), None)
 
 
 def apply_freeze_table(model: nn.Module, table: FreezeTable, learning_rate: float) -> list[TableRow]:

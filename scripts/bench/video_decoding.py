@@ -1,4 +1,4 @@
-"""Video to pixels: ours beside the way of VideoLLaMA2 (decord, PIL pad, PIL resize, per-frame normalise) and the floor.
+"""Video to pixels: ours beside VideoLLaMA2's way (decord, PIL pad, PIL image processor), raw decord, and the floor.
 
     python -m scripts.bench.video_decoding [--rounds 5] [--clips 12] [--soak 0]
 
@@ -10,6 +10,7 @@ growth of memory instead. All videos are generated here.
 from __future__ import annotations
 
 import argparse
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,9 +26,10 @@ import psutil
 import torch
 from PIL import Image
 from rich.table import Table
+from transformers import CLIPImageProcessorPil
 
 from exo2ego.console import console
-from exo2ego.data.pixels import padding_colour, preprocess, resize
+from exo2ego.data.pixels import padding_colour, preprocess
 from exo2ego.data.sampling import span_indices
 from exo2ego.data.video import read_frames
 
@@ -77,10 +79,10 @@ def render(path: Path, video_s: float, gop: int) -> None:
                 container.mux(copy)
 
 
-def ours(path: Path, start_s: float, end_s: float) -> object:
+def ours(path: Path, start_s: float, end_s: float) -> torch.Tensor:
     """The path of this package, from the file to normalised pixels."""
     frames = read_frames(path, start_s, end_s, NUM_FRAMES)
-    return preprocess(frames, SIZE, "pad", mean=MEAN, std=STD, patch_size=PATCH_SIZE)
+    return preprocess(frames, SIZE, "pad", mean=MEAN, std=STD, patch_size=PATCH_SIZE)[0]
 
 
 def decord_frames(path: Path, start_s: float, end_s: float) -> FrameArray:
@@ -91,26 +93,23 @@ def decord_frames(path: Path, start_s: float, end_s: float) -> FrameArray:
     return frames
 
 
-def pil_resize(frames: FrameArray) -> FrameArray:
-    """Pads and resizes frame by frame with PIL, as VideoLLaMA2's `expand2square` and CLIPImageProcessor do."""
-    resized = []
-    for frame in frames:
+def videollama2_style(path: Path, start_s: float, end_s: float) -> torch.Tensor:
+    """decord, PIL pad (`expand2square`), and CLIP's PIL image processor, as VideoLLaMA2's `process_video` does."""
+    squares = []
+    for frame in decord_frames(path, start_s, end_s):
         picture = Image.fromarray(frame)
         side = max(picture.size)
         square = Image.new("RGB", (side, side), padding_colour(MEAN))
         square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
-        resized.append(np.asarray(square.resize((SIZE, SIZE), Image.Resampling.BICUBIC)))
-    return np.stack(resized)
+        squares.append(square)
+    pixels: torch.Tensor = clip_processor().preprocess(squares, return_tensors="pt")["pixel_values"]
+    return pixels
 
 
-def videollama2_style(path: Path, start_s: float, end_s: float) -> object:
-    """decord, PIL pad, PIL resize, and rescaling and normalisation of each frame with numpy."""
-    mean, std = np.asarray(MEAN, dtype=np.float32), np.asarray(STD, dtype=np.float32)
-    pixels = []
-    for frame in pil_resize(decord_frames(path, start_s, end_s)):
-        normalised = (frame.astype(np.float32) / 255 - mean) / std
-        pixels.append(normalised.transpose(2, 0, 1))
-    return torch.from_numpy(np.stack(pixels))
+@functools.cache
+def clip_processor() -> CLIPImageProcessorPil:
+    """Returns the image processor of CLIP ViT-L/14-336."""
+    return CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
 
 
 def floor(path: Path, start_s: float, end_s: float) -> object:
@@ -133,12 +132,11 @@ METHODS: dict[str, Callable[[Path, float, float], object]] = {
 }
 
 
-def level_difference(path: Path, start_s: float, end_s: float) -> tuple[int, float]:
-    """Returns the greatest and the mean difference in levels between our resized frames and PIL's of decord's."""
-    frames = read_frames(path, start_s, end_s, NUM_FRAMES)
-    mine = resize(frames, SIZE, "pad", mean=MEAN).permute(0, 2, 3, 1).numpy().astype(int)
-    difference = np.abs(mine - pil_resize(decord_frames(path, start_s, end_s)))
-    return int(difference.max()), float(difference.mean())
+def level_difference(path: Path, start_s: float, end_s: float) -> tuple[float, float]:
+    """Returns the greatest and the mean difference between our pixels and VideoLLaMA2's, in levels of 255."""
+    levels = 255 * torch.tensor(STD).view(3, 1, 1)
+    difference = (ours(path, start_s, end_s) - videollama2_style(path, start_s, end_s)).abs() * levels
+    return float(difference.max()), float(difference.mean())
 
 
 def measure(path: Path, workload: Workload, rounds: int, clips: int) -> dict[str, list[float]]:
@@ -204,7 +202,7 @@ def main() -> None:
                 *(f"{np.median(values):.1f}" for values in took.values()),
                 "{:.2f} ({:.2f}-{:.2f})".format(*speedup),
                 "{:.2f} ({:.2f}-{:.2f})".format(*over_floor),
-                f"max {greatest}, mean {mean:.4f}",
+                f"max {greatest:.1f}, mean {mean:.4f}",
             )
     console.print(table)
 

@@ -17,7 +17,9 @@ VERBS = {"picks up": "lifts", "pushes": "slides", "rotates": "turns", "shakes": 
 HANDS = ("left", "right")
 
 
-def make_clip(number: int, text: str, *, take: str = "take00", annotator: str = "a", time_s: float = 0, **more: object) -> Clip:
+def make_clip(
+    number: int, text: str, *, take: str = "take00", annotator: str = "a", time_s: float = 0, **more: object
+) -> Clip:
     """Returns a clip of one second around `time_s`."""
     values = {
         "clip_id": f"{take}/{annotator}/{number}",

@@ -14,7 +14,7 @@ from eval.exo2ego_answerer import Exo2EgoAnswerer
 from exo2ego.model.options import View
 from tests.eval.tiny_model import NARRATIONS, tiny_model
 
-TOLERANCE = 1e-4  # float32, another order of the same sums; measured worst case 1e-6
+TOLERANCE = 1e-4  # float32, another order of the same sums; measured worst case 2e-6
 MODEL, PROCESSOR = tiny_model()
 FRAMES = numpy.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), dtype=numpy.uint8)
 OTHER_FRAMES = numpy.random.default_rng(1).integers(0, 256, (2, 48, 48, 3), dtype=numpy.uint8)
@@ -74,7 +74,9 @@ def test_generation_continues_the_prompt() -> None:
     inputs = PROCESSOR.prepare(prompt, FRAMES, "ego")
     ids = inputs["input_ids"]
     expected = MODEL.generate(**inputs, view="ego", max_new_tokens=4, do_sample=False)[0, ids.shape[1] :]
-    assert model.generate(model.encode(FRAMES), prompt) == PROCESSOR.tokenizer.decode(expected, skip_special_tokens=True)
+    assert model.generate(model.encode(FRAMES), prompt) == PROCESSOR.tokenizer.decode(
+        expected, skip_special_tokens=True
+    )
 
 
 def test_the_video_matters() -> None:

@@ -54,11 +54,9 @@ class VideoInfo:
     """Degrees by which stored pictures are turned counter-clockwise to stand upright."""
 
 
-def require_overlap(path: Path, start_s: float | None, end_s: float | None, video_end_s: float) -> None:
-    """Raises `VideoError` (empty_span) when the span and the video have no instant in common, within the slack."""
-    starts_late = start_s is not None and start_s > video_end_s + END_SLACK_S
-    ends_early = end_s is not None and end_s < -END_SLACK_S
-    if starts_late or ends_early:
+def require_start_inside(path: Path, start_s: float | None, video_end_s: float) -> None:
+    """Raises `VideoError` (empty_span) when the span starts after the end of the video, by more than the slack."""
+    if start_s is not None and start_s > video_end_s + END_SLACK_S:
         raise VideoError(
-            path, "empty_span", f"the span {start_s} to {end_s} s has no frame: the video lasts {video_end_s:.3f} s"
+            path, "empty_span", f"the span starts at {start_s} s, but the video lasts only {video_end_s:.3f} s"
         )

@@ -30,10 +30,10 @@ OTHER_MARKS = (b"\x1a\x45\xdf\xa3", b"RIFF")  # Matroska and WebM, AVI; at byte 
 
 @contextlib.contextmanager
 def typed_errors(path: Path, reason: str, detail: str) -> Iterator[None]:
-    """Turns what PyAV raises on a bad file into a `VideoError` with this reason."""
+    """Turns what the system and PyAV raise on a bad file into a `VideoError` with this reason."""
     try:
         yield
-    except (av.FFmpegError, ValueError, OverflowError) as error:
+    except (av.FFmpegError, OSError, ValueError, OverflowError) as error:
         raise VideoError(path, reason, f"{detail} ({getattr(error, 'strerror', None) or error})") from error
 
 
@@ -42,10 +42,10 @@ def open_video(path: Path) -> tuple[InputContainer, VideoStream]:
 
     Raises `VideoError` (unreadable, truncated, no_video_stream, too_large).
     """
-    if path.stat().st_size == 0:
-        raise VideoError(path, "unreadable", "the file is empty (0 bytes); download or copy it again")
-    with path.open("rb") as stream:
+    with typed_errors(path, "unreadable", "cannot be opened"), path.open("rb") as stream:
         head = stream.read(8)
+    if not head:
+        raise VideoError(path, "unreadable", "the file is empty (0 bytes): download or copy it again")
     is_mp4 = head.endswith(MP4_MARK)
     if is_mp4 or head.startswith(OTHER_MARKS):
         reason, detail = "truncated", "starts like a video but has no readable index: cut off? download it again"

@@ -1,10 +1,12 @@
-"""decord as a decoder, in a process of its own: it aborts or hangs on some damaged files, and only that one dies."""
+"""decord as a decoder, in a process of its own: it aborts or hangs on some damaged files, and only that one dies.
+
+Its libraries also get in the way of PyAV's when both are loaded into one process (libvpx then refuses to encode).
+"""
 
 from __future__ import annotations
 
 import functools
 import json
-import math
 import os
 import signal
 import subprocess
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exo2ego.data.decoders import FloatArray, FrameArray, require_overlap
+from exo2ego.data.decoders import FloatArray, FrameArray, require_start_inside
 from exo2ego.data.decoders.pyav import PyAVReader
 from exo2ego.errors import VideoError
 
@@ -49,7 +51,7 @@ class DecordReader:
     def list_frames(self, start_s: float | None, end_s: float | None) -> FloatArray:
         """Returns the times [n] in seconds of all frames of the file."""
         self._guard.list_frames(start_s, end_s)
-        require_overlap(self._path, start_s, end_s, self._end_s)
+        require_start_inside(self._path, start_s, self._end_s)
         return self._times_s
 
     def read(self, indices: Sequence[int]) -> FrameArray:
@@ -82,9 +84,10 @@ class _Child:
             header = json.loads(self._process.stdout.readline())
             if "error" in header:
                 raise VideoError(path, "damaged", f"decord: {header['error']}")
-            dtype, shape = np.dtype(header["dtype"]), tuple[int, ...](header["shape"])
-            body = self._process.stdout.read(math.prod(shape) * dtype.itemsize)
-            return np.frombuffer(body, dtype=dtype).reshape(shape).copy()
+            array: npt.NDArray[Any] = np.empty(header["shape"], dtype=header["dtype"])
+            body = self._process.stdout.read(array.nbytes)
+            array[...] = np.frombuffer(body, dtype=array.dtype).reshape(array.shape)
+            return array
         except (OSError, ValueError) as error:  # the pipe is closed, or its last answer is cut off
             _child.cache_clear()
             raise self._death(path, timed_out=not timer.is_alive()) from error

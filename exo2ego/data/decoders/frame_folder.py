@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from exo2ego.data.decoders import MAX_PIXELS, FloatArray, FrameArray, require_overlap
+from exo2ego.data.decoders import MAX_PIXELS, FloatArray, FrameArray, require_start_inside
 from exo2ego.errors import VideoError
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
@@ -19,14 +19,17 @@ DEPTH_NAME = re.compile(r"(^|[-_. ])depth$", re.IGNORECASE)  # OpenEQA: 000123-r
 class FrameFolderReader:
     """Reads the pictures of a folder in natural order of their names, depth maps and other files left out.
 
-    Raises `VideoError` (no_frames, no_frame_rate, forbidden_path, too_large, damaged, empty_span).
+    Raises `VideoError` (unreadable, no_frames, no_frame_rate, forbidden_path, too_large, damaged, empty_span).
     """
 
     def __init__(self, path: Path, frame_rate: float | None, within: Path | None) -> None:
         self._path = path
         self._frame_rate = frame_rate
         self._within = within
-        self._pictures = sorted(filter(_is_frame, path.iterdir()), key=lambda picture: natural_key(picture.name))
+        try:
+            self._pictures = sorted(filter(_is_frame, path.iterdir()), key=lambda picture: natural_key(picture.name))
+        except OSError as error:
+            raise VideoError(path, "unreadable", f"the folder cannot be listed ({error.strerror})") from error
         if not self._pictures:
             raise VideoError(path, "no_frames", f"the folder holds no picture ({', '.join(sorted(PICTURE_SUFFIXES))})")
 
@@ -36,7 +39,7 @@ class FrameFolderReader:
             if start_s is not None or end_s is not None:
                 raise VideoError(self._path, "no_frame_rate", "a span of a frame folder needs its frame rate")
             return np.arange(len(self._pictures), dtype=np.float64)
-        require_overlap(self._path, start_s, end_s, len(self._pictures) / self._frame_rate)
+        require_start_inside(self._path, start_s, len(self._pictures) / self._frame_rate)
         return np.arange(len(self._pictures), dtype=np.float64) / self._frame_rate
 
     def read(self, indices: Sequence[int]) -> FrameArray:
@@ -56,9 +59,11 @@ class FrameFolderReader:
         try:
             with Image.open(picture) as image:
                 if image.width * image.height > MAX_PIXELS:
-                    raise VideoError(picture, "too_large", f"expected at most {MAX_PIXELS:,} pixels, got {image.size}")
+                    raise Image.DecompressionBombError(f"got {image.width}x{image.height}")
                 return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        except Image.DecompressionBombError as error:
+            raise VideoError(picture, "too_large", f"expected at most {MAX_PIXELS:,} pixels: {error}") from error
+        except (OSError, ValueError, SyntaxError, EOFError) as error:
             raise VideoError(picture, "damaged", f"the picture cannot be decoded ({error})") from error
 
 

@@ -14,7 +14,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from exo2ego.data.decoders import END_SLACK_S, FloatArray, FrameArray, VideoInfo, require_overlap
+from exo2ego.data.decoders import END_SLACK_S, FloatArray, FrameArray, VideoInfo, require_start_inside
 from exo2ego.data.decoders.container import declared_end_s, open_video, typed_errors
 from exo2ego.errors import VideoError
 
@@ -29,8 +29,6 @@ class _Listing:
     key_pts: list[int] = field(default_factory=list)
     end_pts: int = 0
     """When the last listed frame leaves the screen."""
-    reorder_depth: int = 0
-    """How many pictures are decoded before one that is shown before them."""
     last_dts: int = 0
     """When the last listed packet is decoded: every frame shown before is listed, some shown later may not be."""
     reached_end: bool = False
@@ -117,20 +115,17 @@ class PyAVReader:
                 listing.cut_off = packet.is_corrupt
                 break
             if not listing.key_pts or (packet.is_keyframe and not self._counts_frames):
-                listing.key_pts.append(pts)
+                bisect.insort(listing.key_pts, pts)
             if not packet.is_discard and pts >= listing.key_pts[0]:
-                place = bisect.bisect(listing.pts, pts)
-                listing.reorder_depth = max(listing.reorder_depth, len(listing.pts) - place)
-                listing.pts.insert(place, pts)
+                bisect.insort(listing.pts, pts)
                 listing.end_pts = max(listing.end_pts, pts + (packet.duration or 0))
             listing.last_dts = pts if packet.dts is None else packet.dts
             if end_pts is not None and pts > end_pts:
-                past_span_pts = min(pts, past_span_pts or pts)
+                past_span_pts = pts if past_span_pts is None else min(pts, past_span_pts)
             # Nothing is shown before it is decoded: no packet after this one is shown before `past_span_pts`.
             if past_span_pts is not None and packet.dts is not None and packet.dts > past_span_pts:
                 listing.reached_end = False
                 break
-        listing.key_pts.sort()
         return listing
 
     def _packets_from(self, pts: int) -> Iterator[Packet[VideoStream]]:
@@ -159,7 +154,7 @@ class PyAVReader:
                 "truncated",
                 f"ends after {present_s:.3f} s of the {declared_s:.3f} s it declares: download or copy it again",
             )
-        require_overlap(self._path, start_s, end_s, present_s)
+        require_start_inside(self._path, start_s, present_s)
 
     def _decode(self, key_pts: int, wanted: set[int]) -> Iterator[tuple[int, FrameArray]]:
         """Yields (time, picture [H, W, 3]) of the wanted frames, which belong to the group of pictures at `key_pts`."""
@@ -167,11 +162,9 @@ class PyAVReader:
         number = itertools.count()
         for packet in self._packets_from(key_pts):
             if self._codec.name == "h264" and not self._counts_frames:
-                # After a seek FFmpeg guesses this depth, and drops pictures where it guesses too low.
-                self._codec.reorder_depth = self._listing.reorder_depth
                 # Pictures to which no other refers need no decoding when they are not wanted. (Other codecs may
                 # still refer to pictures that they mark so.)
-                self._codec.skip_frame = "DEFAULT" if packet.pts in missing else "NONREF"
+                self._codec.skip_frame = "DEFAULT" if _presentation_time(packet) in missing else "NONREF"
             for frame in self._codec.decode(None) if packet.is_corrupt else packet.decode():
                 pts = next(number) if self._counts_frames else frame.pts
                 if pts is None or pts < key_pts:  # pictures of an open group, which refer to the group before
@@ -194,7 +187,7 @@ class PyAVReader:
         rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
         plane = np.frombuffer(memoryview(rgb.planes[0]), dtype=np.uint8).reshape(rgb.height, rgb.planes[0].line_size)
         picture = plane[:, : rgb.width * 3].reshape(rgb.height, rgb.width, 3)
-        return np.rot90(picture, self._rotation // 90)
+        return np.rot90(picture, round(self._rotation / 90))
 
 
 def _presentation_time(packet: Packet[VideoStream]) -> int | None:

@@ -1,0 +1,79 @@
+"""Continuing a run: from which checkpoint, and only as the same run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from exo2ego.errors import CheckpointError
+from exo2ego.train.checkpoint import Checkpoint, checkpoint_folders, find_checkpoint
+from exo2ego.train.preparation import Prepared
+
+# what may differ between a run and its continuation: it changes no sample, no weight and no loss, at most in rounding
+FREE = (
+    "output_dir",
+    "parent",  # compared by its weights
+    "data.table",  # compared by its content
+    "data.root",
+    "data.num_workers",
+    "data.max_failure_rate",
+    "batch.local_size",
+    "gradient_checkpointing",
+    "deepspeed",
+    "checkpoint",
+    "log_every",
+)
+
+
+def checkpoint_to_continue(run_dir: Path, resume: str | None) -> Checkpoint | None:
+    """Returns the checkpoint that `--resume` names, None for a fresh start.
+
+    Raises `CheckpointError` when a fresh start would mix two runs in one folder, or no sound checkpoint is there.
+    """
+    if resume not in (None, "auto"):
+        return find_checkpoint(Path(str(resume)))
+    if not checkpoint_folders(run_dir):
+        return None
+    if resume is None:
+        raise CheckpointError(
+            f"{run_dir}: holds checkpoints of an earlier run; continue it with --resume auto, or choose another "
+            "output_dir"
+        )
+    return find_checkpoint(run_dir)
+
+
+def require_same_run(prepared: Prepared, resumed: Checkpoint) -> None:
+    """Raises `CheckpointError` naming everything that makes this another run than the checkpoint's."""
+    then, now = resumed.record, prepared.record()
+    if then["stage"] != now["stage"]:
+        raise CheckpointError(f"{resumed.path} is of stage {then['stage']}, this is {now['stage']}")
+    before, after = _identity(then), _identity(now)
+    different = [
+        f"{key}: {before.get(key)!r} then, {after.get(key)!r} now"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+    if different:
+        raise CheckpointError(
+            f"{resumed.path} cannot be continued with this configuration:\n  " + "\n  ".join(different) + "\n"
+            "  restore these values, or start a new run in another output_dir"
+        )
+
+
+def _identity(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns everything that decides a run's course, by dotted name."""
+    flat = _flat(record["provenance"]["config"])
+    bound = {key: value for key, value in flat.items() if not any(f"{key}.".startswith(f"{free}.") for free in FREE)}
+    parent = record["parent"]
+    return bound | {
+        "weights of the parent": parent["identity"] if parent else None,
+        "content of data.table": record["provenance"]["inputs"]["table"],
+        "steps and warm-up": [record["plan"]["total_steps"], record["plan"]["warmup_steps"]],
+    }
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

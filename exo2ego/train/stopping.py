@@ -1,0 +1,41 @@
+"""Stopping on request: Ctrl-C, SIGTERM or SIGUSR1 ends a run after its step and a save, a second one at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType, TracebackType
+
+HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # SIGUSR1: what SLURM's --signal=USR1@120 sends before the end
+EXIT_CODE_OF_SIGNAL = 128
+"""A run that signal N stopped exits with 128 + N, as a shell reports it: 130 for Ctrl-C, 143 for SIGTERM."""
+
+
+class StopRequest:
+    """Hears the signals while it is entered; `number` is the one that came, or 0."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __enter__(self) -> StopRequest:
+        self._former = {number: signal.signal(number, self._hear) for number in HEARD}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.number:
+            raise KeyboardInterrupt
+        self.number = number
+        # not through the console, which may be in the middle of a line
+        os.write(2, b"\nstopping after this step, with a checkpoint; once more stops at once\n")
+
+
+def ignore_in_worker(worker: int) -> None:
+    """Keeps a loader worker alive through a Ctrl-C, which reaches every process of the terminal: the run decides."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
