@@ -15,7 +15,8 @@ from exo2ego.model.modeling import Exo2EgoForConditionalGeneration
 from exo2ego.model.options import ModelOptions
 from exo2ego.model.parts import ModelParts
 from exo2ego.model.weights import load_pretrained
-from exo2ego.storage import atomic_path, read_json
+from exo2ego.provenance import FILE_NAME, provenance
+from exo2ego.storage import atomic_path, read_json, write_json
 from exo2ego.train.assembly import assemble, build_processor
 from exo2ego.train.checkpoint import Checkpoint, find_checkpoint
 
@@ -66,22 +67,27 @@ def merge_adapters(model: Exo2EgoForConditionalGeneration) -> int:
     return len(adapted)
 
 
-def export_for_inference(source: Path | str, output_dir: Path | str) -> Path:
+def export_for_inference(run: Path | str, output_dir: Path | str) -> Path:
     """Writes a run's model without teacher and G, adapters merged, as one folder for the Auto classes; returns it.
 
     Raises `CheckpointError` for a stage 1 run: what it trained is the teacher.
     """
-    model, processor = load(source)
+    checkpoint = find_checkpoint(Path(run))
+    model, processor = load_checkpoint(checkpoint)
     if model.config.has_teacher and not model.config.has_mapper:
         raise CheckpointError(
-            f"{source}: stage 1 trains the teacher, which an export leaves out; export a run of stage 2 or 3"
+            f"{run}: {checkpoint.stage} trains the teacher, which an export leaves out; export a run of stage 2 or 3"
         )
     merge_adapters(model)
     model.model.drop_training_parts()
     model.to(dtype=model.lm_head.weight.dtype)
     processor.num_video_tokens.pop("exo", None)
+    trained = checkpoint.record["provenance"]
     target = Path(output_dir)
     with atomic_path(target) as folder:
         model.save_pretrained(str(folder))
         processor.save_pretrained(str(folder))
+        write_json(
+            folder / FILE_NAME, provenance(trained["config"], trained["seed"], {"checkpoint": checkpoint.identity})
+        )
     return target

@@ -2,65 +2,103 @@
 # The whole path on two CPU cores: a generated Ego-Exo4D, Ego-ExoClip, a small language model, initialisation,
 # stages 1 to 3, evaluation after each, a control, and runs/quickstart/report.html.
 #   bash scripts/quickstart.sh             about ten minutes after the installation
-#   bash scripts/quickstart.sh --smoke     the same commands at the smallest size, about a minute: nothing is learned
-# An interrupted run continues where it stopped.
+#   bash scripts/quickstart.sh --smoke     the same commands at the smallest size, a minute or two: nothing is learned
+# Interrupted, it continues where it stopped. EXO2EGO_RUNS=DIR puts everything into another folder.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-preset=quickstart
-takes=320
-questions=300
+preset=quickstart world=(--takes 320) questions=300 conversations=4000
 if [[ ${1:-} == --smoke ]]; then
-    preset=tiny
-    takes=12
-    questions=8
+    preset=tiny world=(--takes 10 --seconds-per-take 8) questions=6 conversations=40
 elif [[ $# -gt 0 ]]; then
     echo "error: unknown argument $1; the only option is --smoke" >&2
     exit 2
 fi
-readonly preset takes questions
 readonly runs=${EXO2EGO_RUNS:-runs/$preset} configs=stages/configs/$preset
 
 bash scripts/setup_environment.sh
 export PATH="$PWD/.venv/bin:$PATH"
-# Two single-threaded processes use two cores better than one process with two threads: evaluations and the control
+# Two single-threaded processes use two cores better than one process with two threads: the evaluations and the control
 # run beside the stages.
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
-background=()
+mkdir -p "$runs/logs"
 trap 'jobs -p | xargs -r kill 2>/dev/null || true' EXIT
 
-say() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
+say() { printf '\n== %s (after %d s)\n' "$1" "$SECONDS"; }
 
-evaluate() { # NAME RUN VIEW FORM [override…]: the held-out questions, answered by one run
-    python -m eval.egobench --config eval/configs/quickstart.yaml "model=$runs/$2" "output=$runs/evaluation/$1" \
-        "questions=$runs/questions/questions.jsonl" "data_root=$runs/egoexo4d" "view=$3" "form=$4" "${@:5}" \
-        >"$runs/logs/evaluate_$1.log" 2>&1
+# CONFIG NAME [override…]: trains the run NAME, or continues it, or finds it complete
+stage() {
+    local table=$runs/clips/train/clips.arrow
+    [[ $1 != *stage3 ]] || table=$runs/conversations.jsonl
+    python -m "stages.${1##*/}" --config "$configs/$1.yaml" --resume auto output_dir="$runs/$2" data.table="$table" \
+        data.root="$runs/egoexo4d" model.language_model.from_pretrained="$runs/language" "${@:3}"
 }
 
-stage() { # STAGE NAME [override…]: trains, or continues, one run
-    python -m "stages.$1" --config "$configs/$1.yaml" --resume auto "output_dir=$runs/$2" "${@:3}" 2>&1 |
-        tee "$runs/logs/$2.log"
+# NAME RUN VIEW FORM [override…]: the run answers the held-out questions
+evaluate() {
+    python -m eval.egobench --config eval/configs/quickstart.yaml model="$runs/$2" output="$runs/evaluation/$1" \
+        questions="$runs/questions/questions.jsonl" data_root="$runs/egoexo4d" view="$3" form="$4" "${@:5}"
 }
 
-in_background() {
-    "$@" &
-    background+=($!)
+# What stages 1 and 2 are compared with: as many steps on ego clips alone, then the same instructions.
+control() {
+    stage control/init_ego control_init_ego parent="$runs/init_ego"
+    evaluate control_init_ego control_init_ego ego_only plain
+    stage control/stage3 control_stage3 parent="$runs/control_init_ego"
+    evaluate control_stage3 control_stage3 ego_only chat
 }
 
-wait_for_background() {
-    local pid
-    for pid in "${background[@]}"; do
-        wait "$pid" || { echo "error: a background step failed; see $runs/logs/" >&2; exit 1; }
+declare -A beside=()
+run_beside() { # NAME COMMAND…: on the other core, output to logs/NAME.log
+    "${@:2}" >"$runs/logs/$1.log" 2>&1 &
+    beside[$1]=$!
+}
+
+wait_for_beside() {
+    local name
+    for name in "${!beside[@]}"; do
+        wait "${beside[$name]}" || {
+            echo "error: $name failed; the end of $runs/logs/$name.log:" >&2
+            tail -n 5 "$runs/logs/$name.log" >&2
+            exit 1
+        }
     done
-    background=()
 }
 
-mkdir -p "$runs/logs"
-say "a generated Ego-Exo4D"
-python -m data_builders.synthetic --out "$runs/egoexo4d" --takes "$takes"
-python -m data_builders.synthetic --out "$runs/egoexo4d" --takes "$takes" --preview "$runs/preview.png"
+say "a generated Ego-Exo4D, with a contact sheet"
+python -m data_builders.synthetic --out "$runs/egoexo4d" "${world[@]}" --preview "$runs/preview.png"
 
-say "Ego-ExoClip, instructions, held-out questions"
-for split in train val; do
-    python -m data_builders.ego_exoclip --root "$runs/egoexo4d" --split "$split" --out "$runs/clips/$split"
-done
+say "Ego-ExoClip, instructions from training takes, questions from held-out takes"
+python -m data_builders.ego_exoclip --root "$runs/egoexo4d" --out "$runs/clips/train" --check-videos
+alpha=$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))["alpha_s"])' "$runs/clips/train/stats.json")
+python -m data_builders.ego_exoclip --root "$runs/egoexo4d" --out "$runs/clips/val" --split val --alpha "$alpha" --check-videos
+python -m data_builders.narration_instructions --clips "$runs/clips/train/clips.parquet" \
+    --out "$runs/conversations.jsonl" --kinds caption choice_letter choice_text --max-conversations "$conversations"
+python -m data_builders.narration_questions --clips "$runs/clips/val/clips.parquet" \
+    --out "$runs/questions/questions.jsonl" --max-questions "$questions"
+
+say "a small language model reads the corpus (stands in for Mistral-7B-Instruct)"
+python -m stages.init_language --config "$configs/init_language.yaml" clips="$runs/clips/train/clips.parquet" \
+    conversations="$runs/conversations.jsonl" output_dir="$runs/language"
+
+say "initialisation"
+stage init_ego init_ego
+run_beside control control
+say "stage 1: teacher self-preparation"
+stage stage1 stage1 parent="$runs/init_ego"
+run_beside evaluate_init_ego evaluate init_ego init_ego ego_only plain
+say "stage 2: teacher-student guidance"
+stage stage2 stage2 parent="$runs/stage1"
+run_beside evaluate_stage1_exo evaluate stage1_exo stage1 exo plain
+run_beside evaluate_stage1_ego evaluate stage1_ego stage1 ego_only plain
+say "stage 3: student self-practice"
+stage stage3 stage3 parent="$runs/stage2"
+run_beside evaluate_stage2 evaluate stage2 stage2 ego plain
+say "evaluation of the final model"
+evaluate stage3 stage3 ego chat 'modes=[likelihood,letter,generate]'
+say "waiting for the control"
+wait_for_beside
+
+say "report"
+python -m scripts.quickstart_report --runs "$runs"
+say "done: open $runs/report.html"

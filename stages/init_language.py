@@ -1,11 +1,14 @@
 """A small language model learns the corpus's language: the stand-in for Mistral-7B-Instruct in the quickstart.
 
-Not a stage of the paper. Text only: narrations as they follow a video, and instruction turns with their answers, so
-that the frozen language model of the later stages knows the words and the form of questions, and nothing of pictures.
+Not a stage of the paper. Text only, and it never sees a picture. A published language model can read a description
+and answer from it; a small one that has only seen sentences learns to ignore what stands before them, and then no frozen
+copy of it can be spoken to through visual tokens (measured: the loss of the initialisation does not move). So most lines
+hold, where the video will stand, some of the narration's words in a random order.
 """
 
 from __future__ import annotations
 
+import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,15 @@ from exo2ego import provenance
 from exo2ego.command_line import RunOptions, run_configured
 from exo2ego.config import Config
 from exo2ego.console import console
+from exo2ego.data.prompting import LETTERS
 from exo2ego.errors import CheckpointError
 from exo2ego.model.options import SmallLanguageOptions
+from exo2ego.records import Conversation
 from exo2ego.storage import hash_file, read_json
 from exo2ego.train.options import OptimOptions
+
+WITHOUT_WORDS = 0.1
+WORD_KEPT = 0.85
 
 
 class InitLanguageConfig(Config):
@@ -43,18 +51,36 @@ class InitLanguageConfig(Config):
     """Seed of weights and order."""
 
 
-def corpus(config: InitLanguageConfig) -> list[str]:
-    """Returns the lines: every narration after `<video>`, every conversation as a chat turn with its answer."""
+def corpus(config: InitLanguageConfig) -> list[tuple[str, str]]:
+    """Returns (context, answer) pairs: narrations after jumbled words, conversations as chat turns about them."""
     from exo2ego.data.clips import read_clips
     from exo2ego.data.conversations import read_conversations
     from exo2ego.data.prompting import user_turn
 
-    lines = [f"<video>{text}" for text in read_clips(Path(config.clips)).column("text").to_pylist()]
+    chance = random.Random(config.seed)
+    texts = read_clips(Path(config.clips)).column("text").to_pylist()
+    lines = [(jumbled(text, chance), text) for text in texts]
     if config.conversations is not None:
         for row in read_conversations(Path(config.conversations)):
             turn = user_turn(row.instruction, row.question, row.options)
-            lines.append(f"[INST] <video>\n{turn} [/INST]{row.answer}")
+            lines.append((f"[INST] {jumbled(described(row), chance)}\n{turn} [/INST]", row.answer))
     return lines
+
+
+def described(row: Conversation) -> str:
+    """Returns what the clip shows: the answer, or the option that a letter stands for."""
+    if row.options and row.answer in LETTERS:
+        return row.options[LETTERS.index(row.answer)]
+    return row.answer
+
+
+def jumbled(text: str, chance: random.Random) -> str:
+    """Returns words of a text in random order, some left out; in one line of `WITHOUT_WORDS` only `<video>`."""
+    if chance.random() < WITHOUT_WORDS:
+        return "<video>"
+    words = [word for word in text.rstrip(".").split() if chance.random() < WORD_KEPT]
+    chance.shuffle(words)
+    return " ".join(words)
 
 
 def train_language(config: InitLanguageConfig, options: RunOptions) -> int:

@@ -116,11 +116,11 @@ class Exo2EgoProcessor(ProcessorMixin):
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values_videos": pixels.unsqueeze(0)}
 
     def __call__(
-        self, text: str, videos: NDArray[numpy.uint8], return_tensors: str = "pt", **kwargs: Any
+        self, text: str, videos: NDArray[numpy.uint8], view: str | None = None, return_tensors: str = "pt"
     ) -> BatchFeature:
         """Prepares one prompt with one video [T, H, W, 3]; a prompt without `<video>` becomes a chat turn."""
         prompt = text if VIDEO_TOKEN in text else self.chat_prompt(text)
-        return BatchFeature(self.prepare(prompt, videos), tensor_type=return_tensors)
+        return BatchFeature(self.prepare(prompt, videos, view), tensor_type=return_tensors)
 
 
 def _without_placeholder(text: str) -> str:

@@ -72,8 +72,8 @@ def load_pretrained(
     misshapen = sorted(map(str, report["mismatched_keys"]))
     if missing or unexpected or misshapen:
         raise CheckpointError(
-            f"{source}: {len(missing)} tensors are missing {missing[:3]}, {len(unexpected)} unexpected {unexpected[:3]}, "
-            f"{len(misshapen)} misshapen {misshapen[:3]}; is this the right model for the configuration?"
+            f"{source}: {len(missing)} tensors are missing {missing[:3]}, {len(unexpected)} unexpected "
+            f"{unexpected[:3]}, {len(misshapen)} misshapen {misshapen[:3]}; is this the right model?"
         )
     loaded: PreTrainedModel = model
     return loaded

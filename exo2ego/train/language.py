@@ -31,7 +31,7 @@ from exo2ego.train.updating import Updater
 
 
 def train_small_language_model(
-    lines: Sequence[str],
+    lines: Sequence[tuple[str, str]],
     output_dir: Path,
     *,
     sizes: SmallLanguageOptions,
@@ -41,12 +41,12 @@ def train_small_language_model(
     seed: int,
     record: dict[str, Any],
 ) -> None:
-    """Trains tokenizer and model on the lines and writes them as one transformers folder, complete or not at all.
+    """Trains tokenizer and model on (context, answer) lines, with loss on the answers, and writes them as one transformers folder, complete or not at all.
 
     `record` goes beside them. Ctrl-C gives up: a minute's training has no checkpoints.
     """
     set_seed(seed)
-    tokenizer = train_tokenizer(lines, sizes.vocabulary_size)
+    tokenizer = train_tokenizer((part for line in lines for part in line), sizes.vocabulary_size)
     model = small_mistral(sizes, tokenizer).train()
     plan = plan_batches(
         global_size=batch_size,
@@ -106,12 +106,20 @@ def _text_only_losses(model: nn.Module, batch: Batch) -> Terms:
 
 
 class _TextBatches:
-    """Batches of whole lines in a seeded order, every token a target."""
+    """Batches of whole lines in a seeded order, every token of an answer a target."""
 
-    def __init__(self, lines: Sequence[str], tokenizer: PreTrainedTokenizerBase, plan: BatchPlan, seed: int) -> None:
+    def __init__(
+        self, lines: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase, plan: BatchPlan, seed: int
+    ) -> None:
         begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-        ids = tokenizer(list(lines), add_special_tokens=False).input_ids
-        self.lines: list[Any] = [torch.tensor([begin, *row, end]) for row in ids]
+        # apart, as the processor does it: the border between context and answer is the same in every stage
+        contexts, answers = (
+            tokenizer(list(part), add_special_tokens=False).input_ids for part in zip(*lines, strict=True)
+        )
+        self.lines = [
+            torch.tensor([begin, *context, *answer, end]) for context, answer in zip(contexts, answers, strict=True)
+        ]
+        self.context_lengths = [1 + len(context) for context in contexts]
         self.pad = tokenizer.pad_token_id
         self.plan = plan
         self.seed = seed
@@ -122,10 +130,13 @@ class _TextBatches:
             rows = [self.lines[index] for index in chosen]
             ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad)
             labels = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED)
+            attention_mask = (labels != IGNORED).long()
+            for row, index in enumerate(chosen):
+                labels[row, : self.context_lengths[index]] = IGNORED
             nothing = torch.empty(len(rows), 0)
             yield Batch(
                 input_ids=ids,
-                attention_mask=(labels != IGNORED).long(),
+                attention_mask=attention_mask,
                 labels=labels,
                 pixels=nothing,
                 patch_mask=nothing,

@@ -100,7 +100,9 @@ def test_views_of_uneven_number_are_padded_with_weight_zero() -> None:
     assert torch.equal(batch.exo_pixels[1], expected)
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "gaussian_clip", "gaussian_batch", "softmax", "softmax_pooled", "softmax_space"])
+@pytest.mark.parametrize(
+    "kind", ["gaussian", "gaussian_clip", "gaussian_batch", "softmax", "softmax_pooled", "softmax_space"]
+)
 def test_padded_views_add_nothing_to_the_losses(kind: str) -> None:
     """The weighted sum over the views of a clip is the same beside a clip with more views."""
     generator = torch.Generator().manual_seed(0)

@@ -71,7 +71,13 @@ def clip(number: int = 0, **changes: object) -> Clip:
 
 
 def clip_samples(
-    root: Path, processor: Exo2EgoProcessor, clips: list[Clip], view: View = "ego", *, with_exo: bool = False, **options: object
+    root: Path,
+    processor: Exo2EgoProcessor,
+    clips: list[Clip],
+    view: View = "ego",
+    *,
+    with_exo: bool = False,
+    **options: object,
 ) -> ClipSamples:
     text_format = options.pop("text_format", "plain")
     encode = TextEncoder(processor, view, max_text_tokens=int(options.pop("max_text_tokens", 64)))  # type: ignore[call-overload]
@@ -115,8 +121,12 @@ def test_the_span_is_the_clips(root: Path, processor: Exo2EgoProcessor) -> None:
     assert brightness(processor, item.pixels) == pytest.approx(BRIGHTNESS["ego.mp4"] + LATER, abs=CODEC_TOLERANCE)
 
 
-@pytest.mark.parametrize(("view", "cameras"), [(1, ["cam02.mp4"]), (ALL_VIEWS, ["cam01.mp4", "cam02.mp4", "cam03.mp4"])])
-def test_stage2_reads_the_exo_views_beside(root: Path, processor: Exo2EgoProcessor, view: int, cameras: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("view", "cameras"), [(1, ["cam02.mp4"]), (ALL_VIEWS, ["cam01.mp4", "cam02.mp4", "cam03.mp4"])]
+)
+def test_stage2_reads_the_exo_views_beside(
+    root: Path, processor: Exo2EgoProcessor, view: int, cameras: list[str]
+) -> None:
     item = readable(clip_samples(root, processor, [clip()], with_exo=True)[Sample(0, view)])
     assert brightness(processor, item.pixels) == pytest.approx(BRIGHTNESS["ego.mp4"], abs=CODEC_TOLERANCE)
     assert item.exo_pixels is not None
@@ -146,7 +156,9 @@ def test_chat_form_of_a_narration(root: Path, processor: Exo2EgoProcessor) -> No
 def test_an_unreadable_video_is_reported_and_not_replaced(
     root: Path, processor: Exo2EgoProcessor, changes: dict[str, object], with_exo: bool, reason: str
 ) -> None:
-    item = clip_samples(root, processor, [clip(**changes)], with_exo=with_exo)[Sample(0, ALL_VIEWS if with_exo else NO_VIEW)]
+    item = clip_samples(root, processor, [clip(**changes)], with_exo=with_exo)[
+        Sample(0, ALL_VIEWS if with_exo else NO_VIEW)
+    ]
     assert isinstance(item, Unreadable)
     assert item.sample_id == "take/0/0"
     assert item.reason == reason
@@ -164,7 +176,9 @@ def test_a_video_outside_the_root_is_not_read(root: Path, processor: Exo2EgoProc
 def test_a_text_that_is_too_long_is_refused_with_its_sample(root: Path, processor: Exo2EgoProcessor) -> None:
     num_text = 1 + len(processor.encode_continuation(clip().text))  # BOS, text, EOS; visual tokens do not count
     assert readable(clip_samples(root, processor, [clip()], max_text_tokens=num_text)[Sample(0, NO_VIEW)])
-    with pytest.raises(DataError, match=f"sample take/0/0: {num_text} text tokens, data.max_text_tokens is {num_text - 1}"):
+    with pytest.raises(
+        DataError, match=f"sample take/0/0: {num_text} text tokens, data.max_text_tokens is {num_text - 1}"
+    ):
         clip_samples(root, processor, [clip()], max_text_tokens=num_text - 1)[Sample(0, NO_VIEW)]
 
 
@@ -215,7 +229,11 @@ def test_samples_travel_to_loader_workers(root: Path, processor: Exo2EgoProcesso
     collate = Collator(0, blank_sample(processor, "ego", with_exo=True))
     here = [collate([samples[sample] for sample in batch]) for batch in batches]
     loader = DataLoader(
-        samples, batch_sampler=batches, collate_fn=collate, num_workers=2, multiprocessing_context="forkserver"  # type: ignore[arg-type]
+        samples,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=2,
+        multiprocessing_context="forkserver",  # type: ignore[arg-type]
     )
     for loaded, expected in zip(loader, here, strict=True):
         assert loaded.sample_ids == expected.sample_ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 
@@ -42,7 +43,7 @@ def test_views_of_a_clip_are_spread_over_the_epoch(num_views: list[int], seed: i
     positions: dict[int, list[int]] = {}
     for position, sample in enumerate(epoch_of(order)):
         positions.setdefault(sample.index, []).append(position)
-    gaps = [after - before for places in positions.values() for before, after in zip(places, places[1:], strict=False)]
+    gaps = [after - before for places in positions.values() for before, after in itertools.pairwise(places)]
     assert all(gap > safe_batch for gap in gaps)
 
 
@@ -113,7 +114,9 @@ def test_an_epoch_of_nothing_is_refused(num_views: list[int], pairing: Pairing) 
         order_of(num_views, pairing)
 
 
-def batches_of(process: int, *, processes: int, local: int, accumulation: int, start: int = 0, end: int = 9) -> MicroBatches:
+def batches_of(
+    process: int, *, processes: int, local: int, accumulation: int, start: int = 0, end: int = 9
+) -> MicroBatches:
     return MicroBatches(
         order_of([1, 2, 3, 4] * 5, "all_pairs"),
         local_size=local,
@@ -128,7 +131,8 @@ def batches_of(process: int, *, processes: int, local: int, accumulation: int, s
 def global_batches(*, processes: int, local: int, accumulation: int) -> list[list[Sample]]:
     """The samples of every step over all processes, in order of their place."""
     per_process = [
-        list(batches_of(process, processes=processes, local=local, accumulation=accumulation)) for process in range(processes)
+        list(batches_of(process, processes=processes, local=local, accumulation=accumulation))
+        for process in range(processes)
     ]
     steps = []
     for step in range(9):

@@ -111,7 +111,10 @@ def test_chat_form_without_and_with_a_template(mistral: PreTrainedTokenizerBase)
         mistral.chat_template = None
 
 
-@given(st.text(alphabet=st.sampled_from("ab <>/videos\n[]"), max_size=30), st.sampled_from(["", "<video>", " <video> <video>"]))
+@given(
+    st.text(alphabet=st.sampled_from("ab <>/videos\n[]"), max_size=30),
+    st.sampled_from(["", "<video>", " <video> <video>"]),
+)
 def test_no_text_can_fake_a_placeholder(text: str, fake: str) -> None:
     processor = processor_of(tiny_tokenizer())
     video = processor.video_token_id
@@ -135,7 +138,9 @@ def test_a_prompt_has_exactly_one_video(processor: Exo2EgoProcessor, prompt: str
 def test_a_tokenizer_without_begin_token() -> None:
     tokenizer = train_tokenizer(["C picks up the cup."], 270)
     tokenizer.bos_token = None
-    assert processor_of(tokenizer).encode_prompt("<video>", "ego_only") == [tokenizer.convert_tokens_to_ids("<video>")] * 3
+    assert (
+        processor_of(tokenizer).encode_prompt("<video>", "ego_only") == [tokenizer.convert_tokens_to_ids("<video>")] * 3
+    )
 
 
 FRAMES = numpy.random.default_rng(0).integers(0, 256, (2, 18, 32, 3), dtype=numpy.uint8)
@@ -157,6 +162,8 @@ def test_call_makes_a_turn_of_a_bare_question(processor: Exo2EgoProcessor) -> No
     prepared = processor.prepare(processor.chat_prompt("What does C do?"), FRAMES)
     for name, value in prepared.items():
         assert torch.equal(called[name], value)
+    of_one_view = processor("<video>", FRAMES, view="exo")["input_ids"]
+    assert of_one_view.tolist() == [processor.encode_prompt("<video>", "exo")]
     assert processor("<video>", FRAMES)["input_ids"].tolist() == [processor.encode_prompt("<video>")]
 
 

@@ -87,7 +87,9 @@ def normals(value: Tensor, axes: tuple[int, ...]) -> Normal:
     return Normal(value.mean(axes, keepdim=True), (variance + EPSILON).sqrt())
 
 
-@pytest.mark.parametrize(("kind", "axes"), [("gaussian", (2,)), ("gaussian_clip", (1, 2)), ("gaussian_batch", (0, 1, 2))])
+@pytest.mark.parametrize(
+    ("kind", "axes"), [("gaussian", (2,)), ("gaussian_clip", (1, 2)), ("gaussian_batch", (0, 1, 2))]
+)
 def test_gaussian_equals_torch_distributions(kind: Divergence, axes: tuple[int, ...]) -> None:
     teacher, student = features(0), features(1, 2.0) + 0.5
     expected = kl_divergence(normals(teacher, axes), normals(student, axes)).flatten(1).mean(1).expand(B)
@@ -100,7 +102,10 @@ def test_gaussian_equals_torch_distributions(kind: Divergence, axes: tuple[int, 
 def test_softmax_equals_torch_kl_div(kind: Divergence, axis: int, temperature: float) -> None:
     teacher, student = features(0), features(1, 2.0)
     pointwise = functional.kl_div(
-        (student / temperature).log_softmax(axis), (teacher / temperature).log_softmax(axis), log_target=True, reduction="none"
+        (student / temperature).log_softmax(axis),
+        (teacher / temperature).log_softmax(axis),
+        log_target=True,
+        reduction="none",
     )
     expected = pointwise.sum(axis).flatten(1).mean(1) * temperature**2
     found = divergence_loss(teacher, student, kind=kind, temperature=temperature)

@@ -16,7 +16,16 @@ from exo2ego.model.modeling import Exo2EgoForConditionalGeneration
 from exo2ego.model.options import MapperOptions, PartOptions
 from exo2ego.model.parts import LoraOptions, ModelParts
 from exo2ego.model.small_language import train_tokenizer
-from tests.tiny_models import LANGUAGE, STAGE2, TOWER, random_ids, random_pixels, tiny_model, tiny_options, tiny_tokenizer
+from tests.tiny_models import (
+    LANGUAGE,
+    STAGE2,
+    TOWER,
+    random_ids,
+    random_pixels,
+    tiny_model,
+    tiny_options,
+    tiny_tokenizer,
+)
 
 TOLERANCE = 1e-6  # float32; the same weights at other addresses may go through other vector instructions
 LORA = LoraOptions(rank=2, alpha=4, dropout=0.0)
@@ -46,9 +55,22 @@ def test_published_language_model_keeps_its_rows_and_new_ones_are_zero(tmp_path:
         assert ours.shape[0] % 64 == 0
         assert torch.equal(ours[:old_size], theirs)
         assert not ours[old_size:].any()
-    for ours, theirs in zip(model.model.language_model.layers.parameters(), published.model.layers.parameters(), strict=True):
+    for ours, theirs in zip(
+        model.model.language_model.layers.parameters(), published.model.layers.parameters(), strict=True
+    ):
         assert torch.equal(ours, theirs)
     assert model.config.text_config.vocab_size == model.lm_head.out_features
+
+
+def test_a_language_model_in_bfloat16_beside_a_tower_in_float32(tmp_path: Path) -> None:
+    language_model().bfloat16().save_pretrained(tmp_path)
+    model = with_language_model(tmp_path)
+    assert next(model.model.language_model.parameters()).dtype == torch.bfloat16
+    assert next(model.model.vision_tower.parameters()).dtype == torch.float32
+    with torch.no_grad():
+        output = model(input_ids=random_ids(model), pixel_values_videos=random_pixels(2))
+        assert output.logits.dtype == torch.bfloat16
+        model.bfloat16()(input_ids=random_ids(model), pixel_values_videos=random_pixels(2))
 
 
 def test_a_language_model_with_a_tied_head_gets_one_name_per_tensor(tmp_path: Path) -> None:
@@ -136,7 +158,8 @@ def test_training_parts_can_be_dropped() -> None:
         assert torch.equal(model(**inputs).logits, before)
     names = {name.split(".")[1] for name in model.state_dict()} - {"weight"}
     assert names == {"vision_tower", "connector", "mapper_f", "language_model"}
-    assert not (model.config.has_teacher or model.config.has_inverse)
+    assert not model.config.has_teacher
+    assert not model.config.has_inverse
 
 
 def test_tokenizer_gets_placeholder_and_padding(tmp_path: Path) -> None:
@@ -156,7 +179,10 @@ def test_tokenizer_gets_placeholder_and_padding(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"vision_tower": PartOptions(architecture={"hidden_size": 8})}, "model_type `` is unknown"),
-        ({"vision_tower": PartOptions(architecture={"model_type": "clip_vison_model"})}, "did you mean clip_vision_model"),
+        (
+            {"vision_tower": PartOptions(architecture={"model_type": "clip_vison_model"})},
+            "did you mean clip_vision_model",
+        ),
         ({"vision_tower": PartOptions(architecture={**TOWER, "hiden_size": 8})}, "clip_vision_model has no hiden_size"),
         ({"vision_tower": PartOptions(from_pretrained="./nowhere")}, "folder ./nowhere does not exist"),
         ({"language_model": PartOptions(from_pretrained="/a/b/c")}, "folder /a/b/c does not exist"),

@@ -81,6 +81,14 @@ def test_tokens_run_through_space_before_time() -> None:
     assert difference[9:].min() > 0
 
 
+@pytest.mark.parametrize("kind", ["mlp", "linear"])
+def test_frame_average_connectors_see_the_mean_over_time(kind: str) -> None:
+    connector = build_connector(kind, 8, 16, depth=1)
+    features = torch.randn(2, 4, 36, 8)
+    mean_only = features.mean(dim=1, keepdim=True)
+    torch.testing.assert_close(connector(features, 6, 6), connector(mean_only, 6, 6))
+
+
 def test_a_grid_that_vanishes_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"\(1, 24, 24\).*more frames"):
         build_connector("stc_v35", 8, 16, depth=1).out_grid((1, 24, 24))
@@ -113,7 +121,9 @@ def test_recomputation_keeps_less(trains_tower: bool) -> None:
     for recomputes in (False, True):
         connector.gradient_checkpointing = recomputes
         sizes: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: (sizes.append(t.numel()), t)[1], lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, sizes=sizes: (sizes.append(t.numel()), t)[1], lambda t: t
+        ):
             connector(torch.randn(1, 4, 36, 8, requires_grad=trains_tower), 6, 6)
         kept[recomputes] = sum(sizes)
     assert kept[True] < kept[False] / 3

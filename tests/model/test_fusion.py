@@ -192,7 +192,7 @@ def test_options_that_do_not_fit_are_refused(changes: dict[str, object], message
 
 def test_every_misfit_is_named_at_once() -> None:
     mapper = MapperOptions(position="connector")
-    with pytest.raises(ValidationError, match="(?s)mapper.position=encoder.*view_embedding=false"):
+    with pytest.raises(ValidationError, match=r"(?s)mapper.position=encoder.*view_embedding=false"):
         tiny_model(fusion="time_concat", view_embedding=True, mapper=mapper)
 
 

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from exo2ego.model.mapper import Mapper, build_mapper
 from exo2ego.model.options import MapperOptions
@@ -42,9 +43,15 @@ def test_shape_stays(kind: str, size: int) -> None:
     assert small_mapper(kind=kind)(value, size, size).shape == value.shape
 
 
-def test_rows_and_columns_are_not_mixed_up() -> None:
-    value = features(8, 12)
-    assert small_mapper()(value, 8, 12).shape == value.shape
+def test_a_grid_that_does_not_halve_twice_is_mirrored_at_the_bottom_right_and_cropped() -> None:
+    height, width = 9, 14
+    value = features(height, width)
+    mapper = awake(small_mapper())
+    as_pictures = value.reshape(6, height, width, CHANNELS).permute(0, 3, 1, 2)
+    padded = functional.pad(as_pictures, (0, 2, 0, 3), mode="reflect").permute(0, 2, 3, 1)
+    mapped = mapper(padded.reshape(2, 3, 12 * 16, CHANNELS), 12, 16).reshape(2, 3, 12, 16, CHANNELS)
+    expected = mapped[:, :, :height, :width].reshape(value.shape)
+    torch.testing.assert_close(mapper(value, height, width), expected)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +122,9 @@ def test_recomputation_changes_nothing_and_keeps_less(kind: str, input_trains: b
     for mapper in (plain, recomputing):
         value = features().requires_grad_(input_trains)
         sizes: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: (sizes.append(t.numel()), t)[1], lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, sizes=sizes: (sizes.append(t.numel()), t)[1], lambda t: t
+        ):
             mapped = mapper(value, 8, 8)
         mapped.square().sum().backward()
         results.append([mapped, *(p.grad for p in mapper.parameters()), *([value.grad] if input_trains else [])])

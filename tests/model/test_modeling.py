@@ -68,9 +68,7 @@ def test_loss_at_labels_is_the_full_cross_entropy() -> None:
 def test_a_batch_without_labels_has_loss_zero_and_gradients() -> None:
     model = tiny_model()
     ids = random_ids(model)
-    output = model(
-        input_ids=ids, pixel_values_videos=random_pixels(CLIPS), labels=torch.full_like(ids, IGNORED)
-    )
+    output = model(input_ids=ids, pixel_values_videos=random_pixels(CLIPS), labels=torch.full_like(ids, IGNORED))
     assert output.loss == 0
     output.loss.backward()
     assert model.model.connector.readout[0].weight.grad is not None
@@ -190,7 +188,11 @@ def test_generation_never_writes_the_placeholder_and_stops_at_the_end_token() ->
     model.lm_head.bias[model.config.video_token_id] = 2.0
     model.lm_head.bias[model.config.eos_token_id] = 1.0
     generated = model.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values_videos=pixels, max_new_tokens=4, do_sample=False
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        pixel_values_videos=pixels,
+        max_new_tokens=4,
+        do_sample=False,
     )
     assert generated[:, ids.shape[1] :].tolist() == [[model.config.eos_token_id]] * CLIPS
 
@@ -234,7 +236,9 @@ def test_stage2_gives_the_features_that_the_losses_compare() -> None:
         torch.testing.assert_close(getattr(output, name), value, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize(("cycle", "closed"), [("off", []), ("forward", ["ego_cycle"]), ("both", ["ego_cycle", "exo_cycle"])])
+@pytest.mark.parametrize(
+    ("cycle", "closed"), [("off", []), ("forward", ["ego_cycle"]), ("both", ["ego_cycle", "exo_cycle"])]
+)
 def test_only_the_wanted_cycles_are_closed(cycle: str, closed: list[str]) -> None:
     model = tiny_model(STAGE2)
     output = model(**stage2_inputs(model), cycle=cycle)

@@ -45,7 +45,7 @@ def truncated_copy(full: PreTrainedModel, layer: int) -> VisionTower:
 
 
 def hidden_patches(full: PreTrainedModel, pixels: Tensor, layer: int) -> Tensor:
-    """What VideoLLaMA2 computes: all hidden states of all layers, one of them, without the class token if there is one."""
+    """What VideoLLaMA2 computes: all hidden states, one of them chosen, without the class token if there is one."""
     hidden = full(pixels.flatten(0, 1), output_hidden_states=True).hidden_states[layer]
     patches = hidden[:, 1:] if full.config.model_type == "clip_vision_model" else hidden
     return patches.unflatten(0, pixels.shape[:2])
@@ -94,7 +94,9 @@ def build_with_tower(folder: Path, parts: ModelParts | None = None) -> VisionTow
     options = tiny_options(vision_tower=PartOptions(from_pretrained=str(folder)))
     model = build_model(options, parts or ModelParts(teacher=True), tiny_tokenizer(), seed=0).eval()
     assert model.model.teacher_tower is not None
-    for own, teachers in zip(model.model.vision_tower.parameters(), model.model.teacher_tower.parameters(), strict=True):
+    for own, teachers in zip(
+        model.model.vision_tower.parameters(), model.model.teacher_tower.parameters(), strict=True
+    ):
         assert torch.equal(own, teachers)
         assert own is not teachers
     return model.model.vision_tower
@@ -157,5 +159,5 @@ def test_a_cut_weight_file_is_an_error(published: Callable[[str], Path], tmp_pat
 
 def test_a_teacher_of_another_shape_is_refused() -> None:
     options = tiny_options(teacher_tower=PartOptions(architecture={**TOWER, "patch_size": 8}))
-    with pytest.raises(ConfigError, match="32 channels on 4x4 patches.*32 on 8x8"):
+    with pytest.raises(ConfigError, match=r"32 channels on 4x4 patches.*32 on 8x8"):
         build_model(options, ModelParts(teacher=True), tiny_tokenizer(), seed=0)

@@ -92,7 +92,7 @@ def test_channel_concatenation_keeps_videollama2s_shapes(tmp_path: Path) -> None
 
 def test_a_connector_of_another_kind_is_refused(tmp_path: Path) -> None:
     folder = write_base(tmp_path / "VideoLLaMA2", published_weights())
-    with pytest.raises(CheckpointError, match="2 extra .*sampler.0.bias"):
+    with pytest.raises(CheckpointError, match=r"2 extra .*sampler.0.bias"):
         tiny_model(connector=ConnectorOptions(kind="stp", depth=1), videollama2=str(folder))
 
 
@@ -135,10 +135,10 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_projector_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="expected mm_projector.bin or model.safetensors.index.json"):
+    with pytest.raises(CheckpointError, match=r"expected mm_projector.bin or model.safetensors.index.json"):
         connector_weights_of_videollama2(tmp_path)
     write_base(tmp_path, {"model.norm.weight": torch.zeros(1)})
-    with pytest.raises(CheckpointError, match="no tensor starts with model.mm_projector."):
+    with pytest.raises(CheckpointError, match=r"no tensor starts with model.mm_projector."):
         connector_weights_of_videollama2(tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,12 @@ from exo2ego.train.updating import Updater
 from tests.tiny_corpus import TinyCorpus
 from tests.tiny_runs import prepare_orphan
 
-# of each part's gradient, as a vector. Float32 sums in another order gave up to XXX; a mean of means over texts of
+# the steps here are looked at, not taken
+pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+
+# of each part's gradient, as a vector. Float32 sums in another order gave up to 1.1e-6; a mean of means over texts of
 # 5 to 20 tokens, or a sample that is missing or counted twice, is off by percents
-RELATIVE_TOLERANCE = 1e-3
+RELATIVE_TOLERANCE = 1e-5
 
 
 def built(corpus: TinyCorpus, *overrides: str) -> TrainingRun:
@@ -42,7 +46,6 @@ def assert_same_gradients(ours: dict[str, Tensor], theirs: dict[str, Tensor]) ->
     for part in sorted({name.split(".")[1] for name in theirs}):
         names = [name for name in theirs if name.split(".")[1] == part]
         mine, other = (torch.cat([side[name].flatten() for name in names]) for side in (ours, theirs))
-        print(part, float((mine - other).norm()/other.norm()))
         assert float((mine - other).norm()) <= RELATIVE_TOLERANCE * float(other.norm()), part
 
 
@@ -57,7 +60,7 @@ def test_accumulation_changes_nothing(
     in_parts, measured = first_step(run, monkeypatch)
     assert_same_gradients(in_parts, at_once)
     for name in ("loss", "loss/text", "loss/kl", "loss/cycle", "gradient_norm"):
-        assert measured[name] == pytest.approx(expected[name], rel=1e-4)
+        assert measured[name] == pytest.approx(expected[name], rel=1e-5)
     assert measured["target_tokens"] == expected["target_tokens"]
 
 
@@ -65,18 +68,12 @@ def test_an_unreadable_sample_is_left_out_of_every_mean(
     corpus: TinyCorpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A micro-batch of one unreadable clip is a blank with weight 0: the other seven decide the step."""
-    gone = tmp_path / "videos"
-    gone.mkdir()
-    for video in corpus.root.iterdir():
-        if video.name != "take0_aria.mp4":
-            (gone / video.name).symlink_to(video)
-            (gone / video.name).unlink()
-            (gone / video.name).write_bytes(video.read_bytes())
-    overrides = (f"data.root={gone}", "data.max_failure_rate=1")
+    shutil.copytree(corpus.root, tmp_path / "videos", ignore=shutil.ignore_patterns("take0_aria.mp4"))
+    overrides = (f"data.root={tmp_path / 'videos'}", "data.max_failure_rate=1")
     at_once, expected = first_step(built(corpus, *overrides, "batch.local_size=8"), monkeypatch)
     in_parts, measured = first_step(built(corpus, *overrides, "batch.local_size=1"), monkeypatch)
     assert 0 < measured["unreadable"] == expected["unreadable"] < 8
-    assert measured["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    assert measured["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     assert_same_gradients(in_parts, at_once)
 
 
