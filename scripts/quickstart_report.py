@@ -41,10 +41,14 @@ class Evaluation:
 EVALUATIONS = (
     Evaluation("init_ego", "initialisation", "x alone"),
     Evaluation("stage1_exo", "stage 1, asked about exo video", "y, the teacher"),
-    Evaluation("stage1_ego", "stage 1, ego branch again", "x alone: does training the shared connector on exo video hurt?"),
+    Evaluation(
+        "stage1_ego", "stage 1, ego branch again", "x alone: does the shared connector drift away?"
+    ),
     Evaluation("stage2", "stage 2", "x and F(x)"),
     Evaluation("stage3", "stage 3", "x and F(x), instructions"),
-    Evaluation("control_init_ego", "control for stage 2", "x alone: as many extra steps as stages 1 and 2, on ego clips"),
+    Evaluation(
+        "control_init_ego", "control for stage 2", "x alone: the steps of stages 1 and 2, on ego clips"
+    ),
     Evaluation("control_stage3", "control for stage 3", "x alone: the control, then the same instructions"),
 )
 COMPARISONS = (

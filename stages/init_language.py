@@ -1,9 +1,9 @@
 """A small language model learns the corpus's language: the stand-in for Mistral-7B-Instruct in the quickstart.
 
-Not a stage of the paper. Text only, and it never sees a picture. A published language model can read a description
-and answer from it; a small one that has only seen sentences learns to ignore what stands before them, and then no frozen
-copy of it can be spoken to through visual tokens (measured: the loss of the initialisation does not move). So most lines
-hold, where the video will stand, some of the narration's words in a random order.
+Not a stage of the paper. Text only, and it never sees a picture. A published language model can answer from a
+description that stands before the question. A small one that has only seen sentences learns to ignore what stands
+before them, and a frozen copy of it cannot be spoken to through visual tokens: the loss of the initialisation then does
+not move at all. So most lines hold, where the video will stand, words of the narration in a random order.
 """
 
 from __future__ import annotations

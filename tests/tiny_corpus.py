@@ -34,7 +34,7 @@ class TinyCorpus:
 
 
 def make_corpus(folder: Path) -> TinyCorpus:
-    """Writes 5-camera-style videos of two takes, their clip table, conversations about it and a language model."""
+    """Writes the videos of two takes, their clip table, conversations about them and a language model."""
     root = folder / "videos"
     root.mkdir(parents=True)
     colours = numpy.random.default_rng(0)

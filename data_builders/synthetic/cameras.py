@@ -12,13 +12,11 @@ from data_builders.synthetic.config import FRAMES_PER_SECOND
 from data_builders.synthetic.motion import Array
 
 HEAD_M = np.array([0.0, -0.44, 0.62])
-ACTION_CENTRE_M = np.array([0.0, 0.03, 0.08])
+ACTION_CENTRE_M = np.array([0.0, 0.02, 0.08])
 """Middle of where things happen."""
 EXO_DISTANCE_M = 1.25
-EXO_ELEVATION_RAD = np.deg2rad(48)
-EXO_ARC_RAD = np.deg2rad(60)
-"""Exocentric cameras stand on the far side of the table, up to this angle to the left and right of its middle."""
-EXO_FIELD_M = 1.04
+EXO_ELEVATION_RAD = np.deg2rad(58)
+EXO_FIELD_M = 0.94
 """Width of the scene that fills an exocentric frame at difficulty 0."""
 EGO_FIELD_RAD = np.deg2rad(66)
 NEAREST_DEPTH_M = 0.1
@@ -87,14 +85,15 @@ def look_at(position: Array, target: Array, roll_rad: Array) -> tuple[Floats, Fl
 def exo_cameras(rng: np.random.Generator, names: list[str], size: tuple[int, int], difficulty: float) -> list[Camera]:
     """Places fixed cameras evenly on an arc opposite the wearer.
 
-    With `difficulty` d the field grows by 1 + d, the azimuth turns by up to +-(5 + 40 d) degrees, the frame rolls by
-    up to +-12 d degrees, and the aim leaves the table's centre by up to 0.25 d metres.
+    With `difficulty` d the arc reaches 20 + 55 d degrees to either side, every camera is turned by up to another
+    5 + 30 d degrees and rolled by up to 12 d degrees, sees a field that is wider by 1 + d, and aims up to 0.25 d metres
+    off the centre.
     """
     width, height = size
     cameras = []
     for number, name in enumerate(names):
-        azimuth = (2 * (number + 0.5) / len(names) - 1) * EXO_ARC_RAD
-        azimuth += np.deg2rad(rng.uniform(-1, 1) * (5 + 40 * difficulty))
+        azimuth = np.deg2rad((2 * (number + 0.5) / len(names) - 1) * (20 + 55 * difficulty))
+        azimuth += np.deg2rad(rng.uniform(-1, 1) * (5 + 30 * difficulty))
         elevation = EXO_ELEVATION_RAD + np.deg2rad(rng.uniform(-4, 4))
         direction = np.array(
             [np.sin(azimuth) * np.cos(elevation), np.cos(azimuth) * np.cos(elevation), np.sin(elevation)]
@@ -110,21 +109,22 @@ def exo_cameras(rng: np.random.Generator, names: list[str], size: tuple[int, int
 def ego_camera(
     rng: np.random.Generator, name: str, size: tuple[int, int], difficulty: float, attention: Array, glances: Array
 ) -> Camera:
-    """Puts a camera on the head, which follows `attention` [T, 3] from near by.
+    """Puts a camera on the head, near the table.
 
-    With `difficulty` d the image is zoomed by 1 + 0.5 d, the head trembles by about 0.5 + 2.5 d degrees and rolls by up
-    to 14 d degrees, and `glances` [T, 3] (metres, offsets away from the action) are followed.
+    With `difficulty` d the head turns only 0.7 (1 - d) of the way from the middle of the table to `attention` [T, 3],
+    follows `glances` [T, 3] (metres, offsets away from the action), wanders by about 0.5 + 8 d degrees, rolls by up to
+    40 d degrees, and the image is zoomed by 1 + 0.8 d.
     """
     width, height = size
     num_frames = len(attention)
     time_s = np.arange(num_frames) / FRAMES_PER_SECOND
-    calm_target = 0.45 * ACTION_CENTRE_M + 0.55 * attention
-    tremble = np.stack([_wander(rng, time_s) for _ in range(3)], axis=1)
+    calm_target = ACTION_CENTRE_M + 0.7 * (1 - difficulty) * (attention - ACTION_CENTRE_M)
+    wander = np.stack([_wander(rng, time_s) for _ in range(3)], axis=1)
     distance = np.linalg.norm(calm_target - HEAD_M, axis=1, keepdims=True)
-    target = calm_target + glances + distance * np.deg2rad(0.5 + 2.5 * difficulty) * tremble
+    target = calm_target + glances + distance * np.deg2rad(0.5 + 8 * difficulty) * wander
     position = HEAD_M + 0.02 * np.stack([_wander(rng, time_s) for _ in range(3)], axis=1)
-    roll = np.deg2rad(14 * difficulty) * _wander(rng, time_s)
-    focal_px = (1 + 0.5 * difficulty) * height / 2 / math.tan(EGO_FIELD_RAD / 2)
+    roll = np.deg2rad(40 * difficulty) * _wander(rng, time_s)
+    focal_px = (1 + 0.8 * difficulty) * height / 2 / math.tan(EGO_FIELD_RAD / 2)
     return Camera(name, width, height, *look_at(position, target, roll), focal_px, is_ego=True)
 
 

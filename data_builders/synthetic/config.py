@@ -27,9 +27,9 @@ class SyntheticConfig(Config):
     supersampling: int = Field(default=1, ge=1, le=8)
     """Frames are drawn this many times larger and averaged down (1: no anti-aliasing, fastest)."""
     ego_difficulty: float = Field(default=0.5, ge=0, le=1)
-    """0 (steady head on the action) to 1: more zoom, head jitter, roll, and glances away from the action."""
-    exo_difficulty: float = Field(default=0.2, ge=0, le=1)
-    """0 (close cameras opposite the wearer) to 1: farther, turned, tilted cameras that aim off the table's centre."""
+    """0 (a steady head that follows the action) to 1: more zoom, tremble and roll, follows less, glances away more."""
+    exo_difficulty: float = Field(default=0.1, ge=0, le=1)
+    """0 (a tight view from opposite the wearer) to 1: wider views from all around, turned, rolled, and off centre."""
     second_annotator_share: float = Field(default=0.3, ge=0, le=1)
     """Share of takes that a second annotator narrates too, in other words and slightly shifted in time."""
     val_share: float = Field(default=0.15, ge=0, lt=1)

@@ -9,7 +9,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +92,11 @@ def simulate(config: SyntheticConfig, spec: TakeSpec) -> SimulatedTake:
 
 
 def _glances(plan: Plan, config: SyntheticConfig, rng: np.random.Generator) -> Array:
-    """Offsets [T, 3] of the wearer's gaze: during some events (0.35 x difficulty of them) it leaves the action."""
+    """Offsets [T, 3] of the wearer's gaze: during some events (0.6 x difficulty of them) it leaves the action."""
     keys: list[Key] = [(0.0, np.zeros(3))]
     for step in plan.steps:
         angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 0.5)
-        glances = rng.random() < 0.35 * config.ego_difficulty
+        glances = rng.random() < 0.6 * config.ego_difficulty
         offset = distance * np.array([np.cos(angle), np.sin(angle), 0.0]) if glances else np.zeros(3)
         length = step.end_s - step.start_s
         keys += [(step.start_s + 0.2 * length, offset), (step.start_s + 0.8 * length, offset)]
@@ -203,9 +205,17 @@ def _make_takes(config: SyntheticConfig, specs: Sequence[TakeSpec], root: Path, 
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
     try:
-        yield from executor.map(make_take, *zip(*((config, spec, root) for spec in specs), strict=True))
+        yield from executor.map(make_take, repeat(config), specs, repeat(root))
+    except BrokenProcessPool as error:
+        raise DataError(
+            f"{root}: a rendering process was killed (out of memory?); finished takes are kept; "
+            "run again, with fewer --workers"
+        ) from error
     finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+        # A second Ctrl-C while the pool closes would leave it waiting for its workers for ever.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        executor.shutdown(cancel_futures=True)
+        signal.signal(signal.SIGINT, handler)
 
 
 def _follow_parent() -> None:

@@ -19,8 +19,8 @@ Array = NDArray[np.float64]
 
 COLUMN_SPACING_M = 0.27
 NEAR_ROW_M, FAR_ROW_M = -0.06, 0.20
-RADIUS_M = {"cup": 0.078, "box": 0.09, "ball": 0.09, "bottle": 0.068, "plate": 0.125}
-HEIGHT_M = {"cup": 0.14, "box": 0.13, "ball": 0.18, "bottle": 0.26, "plate": 0.035}
+RADIUS_M = {"cup": 0.086, "box": 0.095, "ball": 0.1, "bottle": 0.075, "plate": 0.13}
+HEIGHT_M = {"cup": 0.15, "box": 0.13, "ball": 0.2, "bottle": 0.27, "plate": 0.035}
 LID_OPEN_RAD = np.deg2rad(110)
 POUR_TILT_RAD = np.deg2rad(115)
 ROTATION_RAD = np.deg2rad(150)
@@ -93,7 +93,7 @@ def rest_position(hand: str) -> Array:
 
 def hold_position(hand: str) -> Array:
     """Returns where a hand keeps an object between events."""
-    return np.array([SIDE[hand] * 0.36, -0.08, 0.14])
+    return np.array([SIDE[hand] * 0.33, -0.05, 0.10])
 
 
 def grasp_offset(shape: str, hand: str) -> Array:

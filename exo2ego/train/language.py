@@ -41,7 +41,7 @@ def train_small_language_model(
     seed: int,
     record: dict[str, Any],
 ) -> None:
-    """Trains tokenizer and model on (context, answer) lines, with loss on the answers, and writes them as one transformers folder, complete or not at all.
+    """Trains on (context, answer) lines, loss on the answers, and writes one transformers folder or nothing.
 
     `record` goes beside them. Ctrl-C gives up: a minute's training has no checkpoints.
     """

@@ -51,12 +51,12 @@ def run_stage(stage: Stage[Any], options: RunOptions) -> int:
         require_same_run(prepared, resumed)
         load_weights(prepared.model, resumed)
         console.print(f"resume after step {resumed.step:,} of {prepared.plan.total_steps:,}", markup=False)
+    if resumed is not None and resumed.step >= prepared.plan.total_steps:
+        console.print(f"{run_dir} is complete: nothing to do", markup=False)
+        return 0
     if options.dry_run:
         run = build_run(prepared, accelerator, resumed, run_dir=None)
         report_dry_run(run, prepared.model, prepared.rows, config)
-        return 0
-    if resumed is not None and resumed.step >= prepared.plan.total_steps:
-        console.print(f"{run_dir} is complete: nothing to do", markup=False)
         return 0
     if accelerator.is_main_process:
         _describe_folder(prepared, run_dir)

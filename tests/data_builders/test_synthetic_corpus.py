@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import psutil
 import pytest
 from PIL import Image
 
@@ -268,6 +269,52 @@ def test_a_killed_build_is_finished_by_the_same_command(root: Path, tmp_path: Pa
         read_ground_truth(folder)
     assert subprocess.run(command, cwd=REPOSITORY, capture_output=True).returncode == 0
     assert contents(folder) == contents(root)
+
+
+@pytest.fixture
+def parallel_build(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A build with two workers that has finished its first take."""
+    command = [sys.executable, "-m", "data_builders.synthetic", "--out", str(tmp_path / "corpus"), "--takes", "300"]
+    process = subprocess.Popen(
+        [*command, "--workers", "2", "--seconds-per-take", "6"], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not list((tmp_path / "corpus").glob("takes/*_1")):
+        time.sleep(0.02)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_ctrl_c_twice_ends_the_build_at_once_and_keeps_what_is_finished(
+    parallel_build: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    for _ in range(2):
+        parallel_build.send_signal(signal.SIGINT)
+    _, errors = parallel_build.communicate(timeout=60)
+    assert parallel_build.returncode == 130
+    assert "run the same command again" in errors
+    assert "Traceback" not in errors
+    assert list((tmp_path / "corpus" / "takes").glob("*_1"))
+
+
+def test_a_killed_worker_is_one_message(parallel_build: subprocess.Popen[str]) -> None:
+    workers_of(parallel_build)[0].kill()
+    _, errors = parallel_build.communicate(timeout=60)
+    assert parallel_build.returncode == 3
+    assert "a rendering process was killed" in errors
+    assert "Traceback" not in errors
+
+
+def test_workers_leave_with_a_killed_parent(parallel_build: subprocess.Popen[str]) -> None:
+    workers = workers_of(parallel_build)
+    assert len(workers) == 2
+    parallel_build.kill()
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
 
 
 def test_a_full_disk_is_one_message_and_leaves_no_half_take(tmp_path: Path) -> None:

@@ -175,6 +175,16 @@ def test_each_side_has_its_own_mask() -> None:
     torch.testing.assert_close(one_sided, by_hand, rtol=TOLERANCE, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("kind", ["softmax", "softmax_space"])
+def test_places_are_compared_where_both_sides_show_the_video(kind: Divergence) -> None:
+    teacher, student, valid, student_valid = features(0), features(1), mask(0), mask(1)
+    assert not torch.equal(valid, student_valid)
+    both = valid & student_valid
+    found = divergence_loss(teacher, student, kind=kind, valid=valid, student_valid=student_valid)
+    expected = divergence_loss(teacher, student, kind=kind, valid=both, student_valid=both)
+    torch.testing.assert_close(found, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_view_of_padding_alone_is_finite(kind: Divergence) -> None:
     """A clip with fewer views than others in its batch: its weight is 0, and 0 times NaN would be NaN."""

@@ -20,6 +20,8 @@ from tests.tiny_models import (
     LANGUAGE,
     STAGE2,
     TOWER,
+    num_parameters_in_millions,
+    on_meta_device,
     random_ids,
     random_pixels,
     tiny_model,
@@ -198,3 +200,28 @@ def test_a_tokenizer_must_be_given_and_be_one(tmp_path: Path) -> None:
         build_tokenizer(tiny_options())
     with pytest.raises(ConfigError, match="cannot be read"):
         build_tokenizer(tiny_options(tokenizer=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("width", "parts", "billions"),
+    [
+        (64, ModelParts(mapper=True), 8.04),
+        (256, ModelParts(mapper=True), 8.23),
+        (64, STAGE2, 8.35),
+        (256, STAGE2, 8.73),
+    ],
+)
+def test_size_of_the_papers_model(width: int, parts: ModelParts, billions: float) -> None:
+    """CLIP-L/14-336 without its last layer, VideoLLaMA2's STC, Mistral-7B, F (and teacher and G)."""
+    clip = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+    config = Exo2EgoConfig(
+        vision_config={**clip, "image_size": 336, "patch_size": 14},
+        text_config={"vocab_size": 32064},
+        mapper={"width": width},
+        has_teacher=parts.teacher,
+        has_inverse=parts.inverse,
+    )
+    model = on_meta_device(lambda: Exo2EgoForConditionalGeneration(config))
+    assert isinstance(model, Exo2EgoForConditionalGeneration)
+    assert round(num_parameters_in_millions(model) / 1000, 2) == billions
+    assert (model.model.num_video_tokens("ego_only"), model.model.num_video_tokens("ego")) == (1521, 3042)

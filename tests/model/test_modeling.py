@@ -62,7 +62,19 @@ def test_loss_at_labels_is_the_full_cross_entropy() -> None:
     torch.testing.assert_close(output.loss, of_causal_model, rtol=TOLERANCE, atol=TOLERANCE)
     assert output.target_logits.shape == (2 * NUM_TEXT - 1, logits.shape[-1])
     assert output.target_ids.tolist() == labels[labels != IGNORED].tolist()
-    assert output.past_key_values is None, "training needs no cache"
+
+
+@torch.no_grad()
+def test_training_fills_no_cache() -> None:
+    model = tiny_model()
+    used = []
+    model.model.language_model.register_forward_hook(
+        lambda *call: used.append(call[-1].past_key_values is not None), with_kwargs=True
+    )
+    inputs = {"input_ids": random_ids(model), "pixel_values_videos": random_pixels(CLIPS)}
+    model(**inputs, labels=labels_of(inputs["input_ids"]))
+    assert model(**inputs).past_key_values is not None
+    assert used == [False, True]
 
 
 def test_a_batch_without_labels_has_loss_zero_and_gradients() -> None:
@@ -282,8 +294,11 @@ def test_a_trained_teacher_has_a_graph_but_not_without_gradients() -> None:
     model = tiny_model(STAGE2).train()
     assert model.model.teacher_tower.training
     assert model(**stage2_inputs(model)).exo_features.grad_fn is not None
+    has_graph = []
+    model.model.teacher_tower.register_forward_hook(lambda *call: has_graph.append(call[-1].requires_grad))
     with torch.no_grad():
-        assert model(**stage2_inputs(model)).exo_features.grad_fn is None
+        model(**stage2_inputs(model))
+    assert has_graph == [False]
 
 
 def tower_gradient(model: Exo2EgoForConditionalGeneration, loss: Tensor) -> Tensor | None:
@@ -303,6 +318,14 @@ def test_the_cycle_reaches_x_through_its_input_and_not_through_its_target() -> N
     again = model(**inputs, cycle="forward", detach_cycle_input=True)
     target = cycle_loss(again.ego_features, again.ego_cycle, detach_target=False)
     assert tower_gradient(model, target) is not None
+
+
+def test_the_cycle_of_y_trains_the_mappers_and_not_the_teacher() -> None:
+    model = tiny_model(STAGE2)
+    model(**stage2_inputs(model), cycle="both").exo_cycle.sum().backward()
+    for mapper in (model.model.mapper_f, model.model.mapper_g):
+        assert next(mapper.parameters()).grad is not None
+    assert next(model.model.teacher_tower.parameters()).grad is None
 
 
 def test_the_divergence_trains_the_student_and_not_the_teacher() -> None:

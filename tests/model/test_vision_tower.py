@@ -134,9 +134,14 @@ def add(tensors: dict[str, Tensor]) -> None:
     tensors["adapter.weight"] = torch.zeros(1)
 
 
+def add_to_a_used_layer(tensors: dict[str, Tensor]) -> None:
+    tensors[next(name for name in tensors if name.endswith(LAYER)).replace("fc1", "fc3")] = torch.zeros(1)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (add_to_a_used_layer, "1 unexpected .*layers.0.mlp.fc3.weight"),
         (remove, "1 tensors are missing .*layers.0.mlp.fc1.weight"),
         (misshape, "1 misshapen .*layers.0.mlp.fc1.weight.*3, 3"),
         (add, "1 unexpected .*adapter.weight"),
