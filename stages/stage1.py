@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import model_validator
+
 from exo2ego.data.pairing import Pairing
 from exo2ego.model.parts import ModelParts
 from exo2ego.train.options import StageConfig
@@ -29,6 +31,12 @@ class Stage1Config(StageConfig):
     """all_pairs: every exo view of every clip, 1.1M samples (Exo2Ego Table 1); one_view: one per clip and epoch."""
     train_connector: bool = True
     """The connector follows the encoder that trains (not stated in the paper: A2)."""
+
+    @model_validator(mode="after")
+    def _own_connector_trains(self) -> Stage1Config:
+        if self.model.connector.sharing == "per_branch" and not self.train_connector:
+            raise ValueError("a connector of its own for exo video must train here: set train_connector=true")
+        return self
 
 
 class Stage1(Stage[Stage1Config]):

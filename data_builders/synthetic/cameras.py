@@ -36,7 +36,6 @@ class Camera:
     rotation: Floats
     """[3: right, down, forward; 3; T]"""
     focal_px: float
-    is_ego: bool = False
 
     @property
     def is_fixed(self) -> bool:
@@ -125,7 +124,7 @@ def ego_camera(
     position = HEAD_M + 0.02 * np.stack([_wander(rng, time_s) for _ in range(3)], axis=1)
     roll = np.deg2rad(40 * difficulty) * _wander(rng, time_s)
     focal_px = (1 + 0.8 * difficulty) * height / 2 / math.tan(EGO_FIELD_RAD / 2)
-    return Camera(name, width, height, *look_at(position, target, roll), focal_px, is_ego=True)
+    return Camera(name, width, height, *look_at(position, target, roll), focal_px)
 
 
 def _wander(rng: np.random.Generator, time_s: Array) -> NDArray[np.float64]:

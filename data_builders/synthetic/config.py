@@ -26,7 +26,7 @@ class SyntheticConfig(Config):
     """Side of the square egocentric frame and height of the 16:9 exocentric frame, in pixels; even."""
     supersampling: int = Field(default=1, ge=1, le=8)
     """Frames are drawn this many times larger and averaged down (1: no anti-aliasing, fastest)."""
-    ego_difficulty: float = Field(default=0.5, ge=0, le=1)
+    ego_difficulty: float = Field(default=0.6, ge=0, le=1)
     """0 (a steady head that follows the action) to 1: more zoom, tremble and roll, follows less, glances away more."""
     exo_difficulty: float = Field(default=0.1, ge=0, le=1)
     """0 (a tight view from opposite the wearer) to 1: wider views from all around, turned, rolled, and off centre."""

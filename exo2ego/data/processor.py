@@ -20,6 +20,8 @@ from exo2ego.model.tokens import VIDEO_TOKEN
 # CLIP's pixel statistics, the ones of openai/clip-vit-large-patch14-336
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+# SigLIP and SigLIP2: pixels from -1 to 1
+SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)
 
 
 class Exo2EgoProcessor(ProcessorMixin):

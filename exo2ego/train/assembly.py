@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from exo2ego.data.pixels import AspectMode
-from exo2ego.data.processor import Exo2EgoProcessor
+from exo2ego.data.processor import CLIP_MEAN, CLIP_STD, SIGLIP_MEAN, SIGLIP_STD, Exo2EgoProcessor
 from exo2ego.errors import CheckpointError
 from exo2ego.model.building import build_model, build_tokenizer
 from exo2ego.model.modeling import Exo2EgoForConditionalGeneration
@@ -144,6 +144,7 @@ def build_processor(
     inner = model.model
     views = ["ego_only"] + (["ego"] if inner.mapper_f is not None else [])
     views += ["exo"] if inner.teacher_tower is not None else []
+    is_siglip = "siglip" in model.config.vision_config.model_type
     return Exo2EgoProcessor(
         tokenizer,
         num_video_tokens={view: inner.num_video_tokens(view) for view in views},  # type: ignore[arg-type]
@@ -151,5 +152,7 @@ def build_processor(
         image_size=inner.vision_tower.image_size,
         patch_size=inner.vision_tower.patch_size,
         aspect=aspect,
+        image_mean=SIGLIP_MEAN if is_siglip else CLIP_MEAN,
+        image_std=SIGLIP_STD if is_siglip else CLIP_STD,
         default_view=model.config.default_view,
     )

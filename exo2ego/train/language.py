@@ -85,7 +85,7 @@ def _training_run(
     )
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", rng_types=[])
     return TrainingRun(
-        updater=Updater(accelerator, model, optimizer, max_gradient_norm=optim.max_gradient_norm),
+        updater=Updater(accelerator, accelerator.prepare(model), optimizer, max_gradient_norm=optim.max_gradient_norm),
         losses=_text_only_losses,
         scheduler=get_cosine_schedule_with_warmup(optimizer, plan.warmup_steps, plan.total_steps),
         batches=batches,

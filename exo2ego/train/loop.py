@@ -96,7 +96,7 @@ def take_step(
     totals = step_totals(run, micro_batches)
     account_for_unreadable(run, step, micro_batches, totals)
     # dropout is the only chance in a step: drawn from its number, it needs no state to be resumed
-    torch.manual_seed(_step_seed(run.seed, step, accelerator.process_index))
+    _seed_dropout(run.seed, step, accelerator.process_index)
     own: list[Tensor] = []
     sums: dict[str, Tensor] = {}
     for number, batch in enumerate(micro_batches, 1):
@@ -108,11 +108,10 @@ def take_step(
             sums[name] = sums[name] + part.detach() if name in sums else part.detach()
     norm = run.updater.clip()
     told = torch.tensor(float(request.number > 0), device=accelerator.device)
-    shares = torch.stack([told, torch.stack(own).sum(), *sums.values()])
     # one exchange and one wait for the device; the sum carries one process's NaN to all, so that all stop together
-    stops, loss, *parts_sums = accelerator.reduce(shares, reduction="sum").tolist()
-    losses = {"loss": loss} | {f"loss/{name}": value for name, value in zip(sums, parts_sums, strict=True)}
-    metrics = losses | {"gradient_norm": float(norm)}
+    num_told, *losses = run.updater.summed(torch.stack([told, torch.stack(own).sum(), *sums.values()]))
+    metrics = dict(zip(["loss", *(f"loss/{name}" for name in sums)], losses, strict=True))
+    metrics["gradient_norm"] = float(norm)
     _require_finite(step, metrics, micro_batches, own)
     metrics |= {
         "learning_rate": max(run.scheduler.get_last_lr()),
@@ -122,7 +121,7 @@ def take_step(
     }
     run.updater.apply()
     run.scheduler.step()
-    return metrics, stops > 0
+    return metrics, num_told > 0
 
 
 def step_totals(run: TrainingRun, micro_batches: list[Batch]) -> StepTotals:
@@ -133,9 +132,8 @@ def step_totals(run: TrainingRun, micro_batches: list[Batch]) -> StepTotals:
         sum(int(batch.attention_mask.sum()) for batch in micro_batches),
         sum(len(batch.failures) for batch in micro_batches),
     ]
-    accelerator = run.updater.accelerator
-    counted = torch.tensor(own, dtype=torch.float32, device=accelerator.device)
-    return StepTotals(*accelerator.reduce(counted, reduction="sum").tolist())
+    counted = torch.tensor(own, dtype=torch.float32, device=run.updater.accelerator.device)
+    return StepTotals(*run.updater.summed(counted))
 
 
 def averaged_losses(run: TrainingRun, batch: Batch, totals: StepTotals) -> tuple[dict[str, Tensor], Tensor]:
@@ -171,8 +169,11 @@ def _require_finite(step: int, values: dict[str, float], micro_batches: list[Bat
     )
 
 
-def _step_seed(seed: int, step: int, process: int) -> int:
-    return int(numpy.random.SeedSequence((seed, step, process)).generate_state(1)[0])
+def _seed_dropout(seed: int, step: int, process: int) -> None:
+    of_step = int(numpy.random.SeedSequence((seed, step, process)).generate_state(1)[0])
+    torch.default_generator.manual_seed(of_step)  # torch.manual_seed costs a millisecond where there is no GPU
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed(of_step)
 
 
 def peak_memory_gb() -> float:

@@ -150,7 +150,7 @@ def _updater(prepared: Prepared, accelerator: Accelerator, optimizer: torch.opti
     config = prepared.stage.config
     largest = config.optim.max_gradient_norm
     if config.deepspeed is None:
-        return Updater(accelerator, prepared.model, optimizer, max_gradient_norm=largest)
+        return Updater(accelerator, accelerator.prepare(prepared.model), optimizer, max_gradient_norm=largest)
     from exo2ego.train.zero import ZeroUpdater
 
     return ZeroUpdater(

@@ -7,9 +7,8 @@ split a small trained part.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -76,19 +75,20 @@ class ZeroUpdater(Updater):
             "torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16", "lower_precision_safe_modules": []},
         }
         self.groups = [list(group["params"]) for group in optimizer.param_groups]  # before DeepSpeed flattens them
-        super().__init__(accelerator, model, optimizer, max_gradient_norm=max_gradient_norm)
-        self.engine: Any = self.model
-        self.sharded: Any = self.engine.optimizer
-        self.inner: Optimizer = self.sharded.optimizer
+        engine, prepared = accelerator.prepare(model, optimizer)
+        super().__init__(accelerator, engine, prepared, max_gradient_norm=max_gradient_norm)
+        self.engine: Any = engine
+        self.sharded: Any = engine.optimizer
+        self.inner: Optimizer = engine.optimizer.optimizer
 
     def gathering(self, *, last: bool) -> AbstractContextManager[None]:
         """Surrounds forward and backward of one micro-batch."""
         self.engine.set_gradient_accumulation_boundary(last)
-        return contextlib.nullcontext()
+        return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradients of a loss; accelerate's own would take the optimiser's step at once."""
-        self.engine.backward(loss * self.accelerator.num_processes)
+        """Adds the gradients of a loss that is this process's share of the global mean."""
+        self.engine.backward(loss * self.num_processes)
 
     def clip(self) -> Tensor:
         """Returns the gradients' norm; the step itself clips."""

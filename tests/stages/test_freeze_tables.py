@@ -27,9 +27,7 @@ CASES = [
     ),
     pytest.param("stage2", [], STAGE_2, {EXO, LANGUAGE_MODEL}, id="stage2"),
     pytest.param("stage2", ["pairing=grouped"], STAGE_2, {EXO, LANGUAGE_MODEL}, id="stage2, grouped"),
-    pytest.param(
-        "stage2", [PER_BRANCH], STAGE_2, {EXO, EXO_CONNECTOR, LANGUAGE_MODEL}, id="stage2, two connectors"
-    ),
+    pytest.param("stage2", [PER_BRANCH], STAGE_2, {EXO, EXO_CONNECTOR, LANGUAGE_MODEL}, id="stage2, two connectors"),
     pytest.param("stage2", ["loss.kl.weight=0"], STAGE_2, {EXO, LANGUAGE_MODEL}, id="no KL"),
     pytest.param("stage2", ["loss.cycle.directions='off'"], STAGE_2 - {G}, {EXO, LANGUAGE_MODEL}, id="no CCL"),
     pytest.param("stage2", ["loss.cycle.weight=0"], STAGE_2 - {G}, {EXO, LANGUAGE_MODEL}, id="no CCL by weight"),

@@ -61,7 +61,8 @@ def test_the_identity_is_the_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keep_last", "keep_every", "kept"), [(1, None, [10]), (2, None, [8, 10]), (2, 4, [4, 8, 10]), (99, None, [2, 4, 6, 8, 10])]
+    ("keep_last", "keep_every", "kept"),
+    [(1, None, [10]), (2, None, [8, 10]), (2, 4, [4, 8, 10]), (99, None, [2, 4, 6, 8, 10])],
 )
 def test_rotation(tmp_path: Path, keep_last: int, keep_every: int | None, kept: list[int]) -> None:
     for step in (2, 4, 6, 8, 10):
@@ -80,7 +81,13 @@ def test_rotation_never_removes_what_was_just_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(module, "save_file"), (module.torch, "save"), (module, "write_json"), (storage, "_replace"), (module, "hash_file")],
+    [
+        (module, "save_file"),
+        (module.torch, "save"),
+        (module, "write_json"),
+        (storage, "_replace"),
+        (module, "hash_file"),
+    ],
 )
 @pytest.mark.parametrize("error_number", [errno.ENOSPC, errno.EIO, errno.EROFS])
 def test_a_failing_write_leaves_the_earlier_checkpoint(
@@ -104,7 +111,7 @@ def test_too_little_space_is_noticed_before_writing(tmp_path: Path, monkeypatch:
     save(tmp_path, 2)
     usage = shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6)  # type: ignore[attr-defined]
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(CheckpointError, match=r"weights and two optimiser moments\) needs 0.00 GB, only 0.00 GB are free"):
+    with pytest.raises(CheckpointError, match=r"two optimiser moments\) needs 0.00 GB, only 0.00 GB are free"):
         save(tmp_path, 4)
     assert steps(tmp_path) == [2]
 
@@ -194,10 +201,10 @@ def test_a_parent_that_is_gone_or_changed(corpus: TinyCorpus, tmp_path: Path) ->
     assert run("stage1", corpus, tmp_path / "stage1", "max_steps=1", f"parent={tmp_path / 'init_ego'}") == 0
     parent = find_checkpoint(tmp_path / "init_ego").path
     rewrite(parent, lambda tensors: {name: tensor + 1 for name, tensor in tensors.items()})
-    with pytest.raises(CheckpointError, match="its parent .*init_ego.* has other weights than when this stage started"):
+    with pytest.raises(CheckpointError, match=r"its parent .*init_ego.* has other weights than when"):
         run("stage2", corpus, tmp_path / "stage2", f"parent={tmp_path / 'stage1'}")
     shutil.rmtree(tmp_path / "init_ego")
-    with pytest.raises(CheckpointError, match="its parent .*init_ego.* is gone; .* put the parent back"):
+    with pytest.raises(CheckpointError, match=r"its parent .*init_ego.* is gone; .* put the parent back"):
         run("stage2", corpus, tmp_path / "stage2", f"parent={tmp_path / 'stage1'}")
 
 

@@ -146,7 +146,9 @@ def test_too_many_unreadable_videos_stop_the_run(
     corpus: TinyCorpus, chain: Chain, broken_videos: Path, tmp_path: Path
 ) -> None:
     arguments = (f"data.root={broken_videos}", "data.max_failure_rate=0.003", f"parent={chain.stage2}")
-    with pytest.raises(DataError, match=r"more than data.max_failure_rate=0.003 allows; .*take0_aria.mp4.*failures.jsonl"):
+    with pytest.raises(
+        DataError, match=r"more than data.max_failure_rate=0.003 allows; .*take0_aria.mp4.*failures.jsonl"
+    ):
         run("stage3", corpus, tmp_path / "run", *arguments, "epochs=3", "max_steps=null")
     assert 4 <= len(list(read_jsonl(tmp_path / "run" / "failures.jsonl"))) <= 6
 
@@ -199,7 +201,7 @@ def test_another_architecture(corpus: TinyCorpus, chain: Chain, tmp_path: Path) 
     assert "model.num_frames: 2 there, 4 here" in said
     assert "model.connector: " in said
     assert "model.mapper" not in said  # no stage has trained one yet
-    with pytest.raises(CheckpointError, match="model.mapper: "):
+    with pytest.raises(CheckpointError, match=r"model\.mapper: "):
         run("stage3", corpus, tmp_path / "out", f"parent={chain.stage2}", "model.mapper.width=12")
 
 

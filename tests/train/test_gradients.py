@@ -1,4 +1,4 @@
-"""One objective however a step is cut up: into micro-batches of any size, with unreadable samples, or over processes."""
+"""One objective however a step is cut up: into micro-batches of any size, with or without unreadable samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that is killed anywhere and continued is the run that was never killed, bit for bit; no other run is continued."""
+"""A run that is killed anywhere and continued is the run that was never killed; no other run is continued."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ import torch
 
 from exo2ego.errors import CheckpointError
 from exo2ego.storage import read_json, read_jsonl
-from exo2ego.train import checkpoint, run as run_module
+from exo2ego.train import checkpoint
+from exo2ego.train import run as run_module
 from exo2ego.train.checkpoint import find_checkpoint, load_optimizer_state
 from exo2ego.train.journal import Journal
 from tests.tiny_corpus import TinyCorpus
@@ -184,7 +185,9 @@ def test_a_finished_run_is_left_alone(
 
 
 def test_a_folder_with_checkpoints_needs_a_word(corpus: TinyCorpus, chain: Chain, half: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"stage2: holds checkpoints of an earlier run; continue .* --resume auto"):
+    with pytest.raises(
+        CheckpointError, match=r"stage2: holds checkpoints of an earlier run; continue .* --resume auto"
+    ):
         run("stage2", corpus, half, *arguments_for(STAGE_2, chain))
 
 
@@ -223,7 +226,7 @@ def test_another_table_is_refused_and_the_same_elsewhere_is_not(
         run("stage2", corpus, half_copy, *arguments, resume="auto")
     other = TinyCorpus(corpus.root, chain.stage1 / "clips.parquet", corpus.conversations, corpus.language_model)
     write_shorter_table(corpus.clips, other.clips)
-    with pytest.raises(CheckpointError, match="content of data.table: "):
+    with pytest.raises(CheckpointError, match=r"content of data\.table: "):
         run("stage2", other, half_copy, *arguments_for(STAGE_2, chain), resume="auto")
     shutil.copy(corpus.clips, moved)
     assert run("stage2", corpus, half_copy, *arguments, resume="auto") == 0
@@ -321,7 +324,7 @@ def test_a_damaged_newest_checkpoint_falls_back(
 def test_no_sound_checkpoint_is_said(corpus: TinyCorpus, chain: Chain, half_copy: Path) -> None:
     for weights in half_copy.glob("checkpoints/*/trained.safetensors"):
         truncate(weights)
-    with pytest.raises(CheckpointError, match="no sound checkpoint: .*step_00000004.*step_00000002"):
+    with pytest.raises(CheckpointError, match=r"no sound checkpoint: .*step_00000004.*step_00000002"):
         run("stage2", corpus, half_copy, *arguments_for(STAGE_2, chain), resume="auto")
 
 
