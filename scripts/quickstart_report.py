@@ -41,14 +41,10 @@ class Evaluation:
 EVALUATIONS = (
     Evaluation("init_ego", "initialisation", "x alone"),
     Evaluation("stage1_exo", "stage 1, asked about exo video", "y, the teacher"),
-    Evaluation(
-        "stage1_ego", "stage 1, ego branch again", "x alone: does the shared connector drift away?"
-    ),
+    Evaluation("stage1_ego", "stage 1, ego branch again", "x alone: does the shared connector drift away?"),
     Evaluation("stage2", "stage 2", "x and F(x)"),
     Evaluation("stage3", "stage 3", "x and F(x), instructions"),
-    Evaluation(
-        "control_init_ego", "control for stage 2", "x alone: the steps of stages 1 and 2, on ego clips"
-    ),
+    Evaluation("control_init_ego", "control for stage 2", "x alone: the steps of stages 1 and 2, on ego clips"),
     Evaluation("control_stage3", "control for stage 3", "x alone: the control, then the same instructions"),
 )
 COMPARISONS = (
@@ -114,7 +110,8 @@ def paired_differences(runs: Path, better: str, than: str) -> list[dict[str, Any
         sizes = numpy.array([len(values) for values in gains.values()])
         drawn = numpy.random.default_rng(0).integers(0, len(sums), (RESAMPLES, len(sums)))
         means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-        low, high = numpy.quantile(means, [0.025, 0.975])
+        # one video says nothing about others
+        low, high = numpy.quantile(means, [0.025, 0.975]) if len(sums) > 1 else (-1.0, 1.0)
         rows.append({"task": task, "difference": sums.sum() / sizes.sum(), "low": low, "high": high})
     return rows
 

@@ -114,7 +114,7 @@ def take_step(
     metrics["gradient_norm"] = float(norm)
     _require_finite(step, metrics, micro_batches, own)
     metrics |= {
-        "learning_rate": max(run.scheduler.get_last_lr()),
+        "learning_rate": max(map(float, run.scheduler.get_last_lr())),
         "target_tokens": totals.target_tokens,
         "sequence_tokens": totals.sequence_tokens,
         "unreadable": run.failures.num_failures,

@@ -70,8 +70,8 @@ def prepare(stage: Stage[Any], num_processes: int) -> Prepared:
     """
     config: StageConfig = stage.config
     parent = find_parent(stage)
-    rows = _read_table(stage)
-    order = _sample_order(stage, rows)
+    records = _read_table(stage)
+    order = _sample_order(stage, records)
     plan = plan_batches(
         global_size=config.batch.global_size,
         local_size=config.batch.local_size,
@@ -83,7 +83,7 @@ def prepare(stage: Stage[Any], num_processes: int) -> Prepared:
     )
     model, tokenizer = assemble(config.model, stage.parts, parent, config.seed)
     table = present_rows(model, stage.freeze_table())
-    shown = apply_freeze_table(model, table, config.optim.learning_rate)
+    rows = apply_freeze_table(model, table, config.optim.learning_rate)
     set_precision(model, config.precision)
     model.train()  # a frozen teacher stays in eval mode (A21)
     model.set_gradient_checkpointing(list(config.gradient_checkpointing))
@@ -97,8 +97,8 @@ def prepare(stage: Stage[Any], num_processes: int) -> Prepared:
         model=model,
         processor=processor,
         table=table,
-        rows=shown,
-        samples=_samples(stage, rows, processor),
+        rows=rows,
+        samples=_samples(stage, records, processor),
         collate=Collator(
             processor.tokenizer.pad_token_id, blank_sample(processor, stage.view, with_exo=needs_exo_beside(stage))
         ),
@@ -150,26 +150,26 @@ def _read_table(stage: Stage[Any]) -> ClipTable | list[Conversation]:
     return table
 
 
-def _sample_order(stage: Stage[Any], table: ClipTable | list[Conversation]) -> SampleOrder:
+def _sample_order(stage: Stage[Any], records: ClipTable | list[Conversation]) -> SampleOrder:
     path = stage.config.data.table
     if stage.pairing == "ego":
-        return SampleOrder(numpy.ones(len(table), dtype=numpy.int64), "ego", stage.config.seed)
-    if not isinstance(table, ClipTable):
+        return SampleOrder(numpy.ones(len(records), dtype=numpy.int64), "ego", stage.config.seed)
+    if not isinstance(records, ClipTable):
         raise DataError(f"{path}: {stage.name} needs exocentric videos; give a clip table, not conversations")
-    num_views = table.num_exo_videos()
+    num_views = records.num_exo_videos()
     if not num_views.all():
         raise DataError(f"{path}: {int((num_views == 0).sum())} clips have no exocentric video; build the table again")
     return SampleOrder(num_views, stage.pairing, stage.config.seed)
 
 
-def _samples(stage: Stage[Any], table: ClipTable | list[Conversation], processor: Exo2EgoProcessor) -> Dataset[Any]:
+def _samples(stage: Stage[Any], records: ClipTable | list[Conversation], processor: Exo2EgoProcessor) -> Dataset[Any]:
     data = stage.config.data
     reader = ClipReader(Path(data.root), processor, data.decoder)
     encode = TextEncoder(processor, stage.view, data.max_text_tokens)
-    if isinstance(table, ClipTable):
+    if isinstance(records, ClipTable):
         with_exo = needs_exo_beside(stage)
-        return ClipSamples(table, reader, encode, stage.view, data.text_format, with_exo=with_exo)
-    return ConversationSamples(table, reader, encode)
+        return ClipSamples(records, reader, encode, stage.view, data.text_format, with_exo=with_exo)
+    return ConversationSamples(records, reader, encode)
 
 
 def describe(prepared: Prepared) -> Group:

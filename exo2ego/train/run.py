@@ -10,7 +10,12 @@ from typing import Any
 import torch
 import transformers
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    KwargsHandler,
+    broadcast_object_list,
+)
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import get_cosine_schedule_with_warmup
@@ -40,9 +45,15 @@ FAILURES = "failures.jsonl"
 
 def run_stage(stage: Stage[Any], options: RunOptions) -> int:
     """Runs a stage to its end, continues it, or shows its plan (`--dry-run`); returns the exit code."""
+    accelerator = start_accelerator(stage.config)
+    exit_code = _run(stage, options, accelerator)
+    accelerator.end_training()
+    return exit_code
+
+
+def _run(stage: Stage[Any], options: RunOptions, accelerator: Accelerator) -> int:
     config: StageConfig = stage.config
     run_dir = Path(config.output_dir)
-    accelerator = start_accelerator(config)
     only_looking = options.dry_run and options.resume is None
     resumed = None if only_looking else checkpoint_to_continue(run_dir, options.resume)
     prepared = prepare(stage, accelerator.num_processes)
@@ -51,9 +62,9 @@ def run_stage(stage: Stage[Any], options: RunOptions) -> int:
         require_same_run(prepared, resumed)
         load_weights(prepared.model, resumed)
         console.print(f"resume after step {resumed.step:,} of {prepared.plan.total_steps:,}", markup=False)
-    if resumed is not None and resumed.step >= prepared.plan.total_steps:
-        console.print(f"{run_dir} is complete: nothing to do", markup=False)
-        return 0
+        if resumed.step >= prepared.plan.total_steps:
+            console.print(f"{run_dir} is complete: nothing to do", markup=False)
+            return 0
     if options.dry_run:
         run = build_run(prepared, accelerator, resumed, run_dir=None)
         report_dry_run(run, prepared.model, prepared.rows, config)
@@ -65,11 +76,10 @@ def run_stage(stage: Stage[Any], options: RunOptions) -> int:
         stopped_by = train(run)
     finally:
         run.journal.close()
-    accelerator.end_training()
-    if stopped_by:
-        console.print(f"stopped with a checkpoint in {run_dir}; continue with --resume auto", markup=False)
-        return EXIT_CODE_OF_SIGNAL + stopped_by
-    return 0
+    if not stopped_by:
+        return 0
+    console.print(f"stopped with a checkpoint in {run_dir}; continue with --resume auto", markup=False)
+    return EXIT_CODE_OF_SIGNAL + stopped_by
 
 
 def start_accelerator(config: StageConfig) -> Accelerator:
@@ -81,12 +91,14 @@ def start_accelerator(config: StageConfig) -> Accelerator:
         plugin = deepspeed_plugin(Path(config.deepspeed))
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
+    handlers: list[KwargsHandler] = [DistributedDataParallelKwargs(gradient_as_bucket_view=True)]  # no second copy
+    if on_cpu and plugin is not None:  # accelerate would see one process
+        handlers.append(InitProcessGroupKwargs(backend="gloo"))
     accelerator = Accelerator(
         mixed_precision="no",  # the loop's own autocast: accelerate's would turn every output into float32
         deepspeed_plugin=plugin,
-        # accelerate ignores DeepSpeed where it is told to use the CPU, and the other processes where it is not
-        cpu=on_cpu and plugin is None,
-        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if on_cpu and plugin is not None else None,
+        cpu=on_cpu and plugin is None,  # told to use the CPU, accelerate would leave DeepSpeed out
+        kwargs_handlers=handlers,
         rng_types=[],
     )
     started = int(os.environ.get("WORLD_SIZE", "1"))
@@ -217,7 +229,7 @@ def _saver(
                     optimizer_state=optimizer_state,
                 )
                 rotate_checkpoints(run_dir, newest_step=step, keep_last=keep.keep_last, keep_every=keep.keep_every)
-            except CheckpointError as error:
+            except (CheckpointError, OSError) as error:
                 fault = [str(error)]
         if broadcast_object_list(fault)[0] is not None:  # all processes stop together
             raise CheckpointError(fault[0])

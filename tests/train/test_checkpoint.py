@@ -109,7 +109,7 @@ def test_a_failing_write_leaves_the_earlier_checkpoint(
 
 def test_too_little_space_is_noticed_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, 2)
-    usage = shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6)  # type: ignore[attr-defined]
+    usage = shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(CheckpointError, match=r"two optimiser moments\) needs 0.00 GB, only 0.00 GB are free"):
         save(tmp_path, 4)

@@ -21,6 +21,7 @@ from exo2ego.train.checkpoint import checkpoint_folders, find_checkpoint
 from exo2ego.train.objective import Terms
 from exo2ego.train.run import run_stage
 from exo2ego.train.stopping import HEARD, StopRequest
+from stages.common import run_as_command
 from tests.conftest import RunPython
 from tests.shared_data import REPOSITORY
 from tests.tiny_corpus import TinyCorpus
@@ -165,9 +166,18 @@ def test_the_printed_configuration_is_the_configuration(
     assert printed == make_stage(name, corpus, "optim.learning_rate=2e-5").config
 
 
-def test_a_fault_is_one_message_and_an_exit_code(corpus: TinyCorpus, tmp_path: Path, run_python: RunPython) -> None:
-    done = run_python(*command("stage3", corpus, f"parent={tmp_path / 'nowhere'}"))
-    assert done.returncode == CheckpointError.exit_code
-    assert done.stderr.splitlines()[-1].startswith("error ")
-    assert "nowhere: does not exist; give a run folder of a finished stage" in " ".join(done.stderr.split())
-    assert "Traceback" not in done.stderr
+def test_a_fault_is_one_message_and_an_exit_code(
+    corpus: TinyCorpus,
+    chain: Chain,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = command("stage3", corpus, f"output_dir={tmp_path}", f"parent={chain.stage1}")[2:]
+    monkeypatch.setattr(sys, "argv", ["stages.stage3", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        run_as_command(*STAGES["stage3"], "stages.stage3")
+    assert ended.value.code == CheckpointError.exit_code
+    said = capsys.readouterr().err
+    assert said.startswith("error stage3 builds on stage2, but ")
+    assert said.endswith('give parent=RUN_FOLDER whose run.json says "stage": "stage2"\n')

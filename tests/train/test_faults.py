@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from exo2ego.data.batch import IGNORED, Batch
+from exo2ego.data.batch import Batch
 from exo2ego.errors import CheckpointError, DataError, Exo2EgoError, TrainingError
+from exo2ego.model.tokens import IGNORED
 from exo2ego.storage import read_jsonl
 from exo2ego.train.loop import TrainingRun, train
 from exo2ego.train.objective import Term, Terms
