@@ -10,8 +10,12 @@ from exo2ego.train.options import StageConfig
 from exo2ego.train.stage import Stage
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from exo2ego.data.batch import Batch
     from exo2ego.model.modeling import Exo2EgoOutput
-    from exo2ego.train.objective import Term
+    from exo2ego.model.options import View
+    from exo2ego.train.objective import Term, Terms
 
 Config = TypeVar("Config", bound=StageConfig)
 
@@ -38,3 +42,15 @@ def text_term(output: Exo2EgoOutput, weight: float = 1.0) -> Term:
     assert output.target_logits is not None
     assert output.target_ids is not None
     return Term(text_loss(output.target_logits, output.target_ids), per="target_token", weight=weight)
+
+
+def text_only(model: nn.Module, batch: Batch, view: View) -> Terms:
+    """Runs the model on one view of a micro-batch and returns the text generation loss alone."""
+    output = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        labels=batch.labels,
+        pixel_values_videos=batch.pixels,
+        view=view,
+    )
+    return {"text": text_term(output)}

@@ -12,7 +12,7 @@ from exo2ego.data.pairing import Pairing
 from exo2ego.model.parts import ModelParts
 from exo2ego.train.options import StageConfig
 from exo2ego.train.stage import Stage
-from stages.common import FROZEN_LANGUAGE_MODEL, run_as_command, text_term
+from stages.common import FROZEN_LANGUAGE_MODEL, run_as_command, text_only
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,14 +50,7 @@ class InitEgo(Stage[InitEgoConfig]):
 
     def losses(self, model: nn.Module, batch: Batch) -> Terms:
         """VTG on x alone."""
-        output = model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            labels=batch.labels,
-            pixel_values_videos=batch.pixels,
-            view=self.view,
-        )
-        return {"text": text_term(output)}
+        return text_only(model, batch, self.view)
 
 
 CONFIG = InitEgoConfig

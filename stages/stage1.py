@@ -14,7 +14,7 @@ from exo2ego.data.pairing import Pairing
 from exo2ego.model.parts import ModelParts
 from exo2ego.train.options import StageConfig
 from exo2ego.train.stage import Stage
-from stages.common import FROZEN_LANGUAGE_MODEL, run_as_command, text_term
+from stages.common import FROZEN_LANGUAGE_MODEL, run_as_command, text_only
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,14 +68,7 @@ class Stage1(Stage[Stage1Config]):
 
     def losses(self, model: nn.Module, batch: Batch) -> Terms:
         """VTG on y."""
-        output = model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            labels=batch.labels,
-            pixel_values_videos=batch.pixels,
-            view=self.view,
-        )
-        return {"text": text_term(output)}
+        return text_only(model, batch, self.view)
 
 
 CONFIG = Stage1Config

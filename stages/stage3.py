@@ -13,7 +13,7 @@ from exo2ego.model.options import View
 from exo2ego.model.parts import LoraOptions, ModelParts
 from exo2ego.train.options import StageConfig
 from exo2ego.train.stage import Stage
-from stages.common import FROZEN_LANGUAGE_MODEL, run_as_command, text_term
+from stages.common import FROZEN_LANGUAGE_MODEL, run_as_command, text_only
 
 if TYPE_CHECKING:
     from torch import nn
@@ -71,14 +71,7 @@ class Stage3(Stage[Stage3Config]):
 
     def losses(self, model: nn.Module, batch: Batch) -> Terms:
         """VTG on the answer."""
-        output = model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            labels=batch.labels,
-            pixel_values_videos=batch.pixels,
-            view=self.view,
-        )
-        return {"text": text_term(output)}
+        return text_only(model, batch, self.view)
 
 
 CONFIG = Stage3Config

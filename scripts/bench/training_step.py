@@ -129,10 +129,12 @@ def our_loop(steps: int, log_dir: Path | None) -> tuple[float, list[float]]:
     )
     console.quiet = True
     began = time.process_time()
-    train(run)
+    stopped = train(run)
     seconds = time.process_time() - began
     journal.close()
     console.quiet = False
+    if stopped:
+        raise KeyboardInterrupt
     return seconds, losses
 
 
