@@ -1,4 +1,4 @@
-"""The training log: metrics as JSONL always, TensorBoard where installed, one console line per logged step."""
+"""The training log: every step as JSONL; every `log_every` steps a console line, and TensorBoard where installed."""
 
 from __future__ import annotations
 
@@ -44,11 +44,12 @@ class Journal:
         if self._rows is None:
             return
         self._rows.append({"step": step, **metrics})
+        if step % self.log_every and step != self.total_steps:
+            return
+        console.print(self._line(step, metrics))
         if self._board is not None:
             for name, value in metrics.items():
                 self._board.add_scalar(name, value, step)
-        if step % self.log_every == 0 or step == self.total_steps:
-            console.print(self._line(step, metrics))
 
     def _line(self, step: int, metrics: dict[str, float]) -> str:
         began, first = self._start

@@ -1,6 +1,6 @@
 """The training loop's own cost: beside a bare PyTorch loop on the same modules, at resume, and in a checkpoint.
 
-    OMP_NUM_THREADS=1 python -m scripts.bench.training_step [--rounds 5] [--steps 200]
+    OMP_NUM_THREADS=1 python -m scripts.bench.training_step [--rounds 20] [--steps 50]
 
 CPU milliseconds per optimiser step (best of interleaved rounds) of our loop, without and with its log files, against
 a plain loop with the same losses, clipping, fused AdamW and schedule; the losses must be equal bit for bit. Then the
@@ -106,7 +106,7 @@ def our_loop(steps: int, log_dir: Path | None) -> tuple[float, list[float]]:
     accelerator = Accelerator(cpu=True, mixed_precision="no", rng_types=[])
     updater = Updater(accelerator, accelerator.prepare(model), optimizer, max_gradient_norm=LARGEST_NORM)
     enabled = log_dir is not None
-    journal = Journal(log_dir or Path(), start_step=0, total_steps=steps, log_every=10**9, enabled=enabled)
+    journal = Journal(log_dir or Path(), start_step=0, total_steps=steps, log_every=10, enabled=enabled)
     record = journal.record
 
     def record_and_note(step: int, metrics: dict[str, float]) -> None:
@@ -217,13 +217,13 @@ def write_raw(path: Path, content: bytes) -> None:
 def main() -> None:
     """Parses the command line and prints the tables."""
     parser = argparse.ArgumentParser(prog="python -m scripts.bench.training_step", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="repetitions, in turns")
-    parser.add_argument("--steps", type=int, default=200, help="optimiser steps of a repetition")
+    parser.add_argument("--rounds", type=int, default=20, help="repetitions, in turns")
+    parser.add_argument("--steps", type=int, default=50, help="optimiser steps of a repetition")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     console.print(compare_loops(arguments.rounds, arguments.steps))
-    console.print(measure_resume(arguments.rounds))
-    console.print(measure_checkpoint(arguments.rounds))
+    console.print(measure_resume(5))
+    console.print(measure_checkpoint(5))
 
 
 if __name__ == "__main__":
