@@ -63,7 +63,7 @@ def padding_colour(mean: Sequence[float]) -> tuple[int, ...]:
 def patch_mask(height: int, width: int, size: int, aspect: AspectMode, *, patch_size: int) -> torch.Tensor:
     """Returns bool [grid, grid]: True where a patch holds any part of the frame, False where it is all padding.
 
-    `model.md`'s 240 of 576 grey tokens of a 16:9 frame are the False ones. Never all False.
+    Of a 16:9 frame's 576 patches at 336 px the 240 grey ones are False. Never all False.
     """
     grid = size // patch_size
     if aspect != "pad":
