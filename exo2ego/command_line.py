@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 from rich.text import Text
 
@@ -99,6 +100,34 @@ def run_configured(
         return action(config, options)
 
     return run_safely(act, arguments.debug)
+
+
+def add_flags(parser: argparse.ArgumentParser, config_class: type[Config]) -> None:
+    """Adds one flag per key of a flat configuration, with its docstring as help; `given_flags` returns what was given.
+
+    Values stay texts, which validation turns into their types; lists take several values.
+    """
+    for name, field in config_class.model_fields.items():
+        flag = f"--{name.replace('_', '-')}"
+        text = " ".join((field.description or "").split()).replace("%", "%%")
+        if not field.is_required():
+            text += f" (default {field.get_default(call_default_factory=True)})".replace("%", "%%")
+        kind = field.annotation
+        required, absent = field.is_required(), argparse.SUPPRESS
+        if kind is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text, default=absent)
+        elif get_origin(kind) is Literal:
+            parser.add_argument(flag, choices=get_args(kind), help=text, default=absent, required=required)
+        elif get_origin(kind) in (list, tuple):
+            parser.add_argument(flag, nargs="+", metavar="X", help=text, default=absent, required=required)
+        else:
+            metavar = "PATH" if Path in (kind, *get_args(kind)) else "X"
+            parser.add_argument(flag, metavar=metavar, help=text, default=absent, required=required)
+
+
+def given_flags(arguments: argparse.Namespace, config_class: type[Config]) -> dict[str, Any]:
+    """Returns the keys of a configuration that were given as flags."""
+    return {name: value for name, value in vars(arguments).items() if name in config_class.model_fields}
 
 
 def _needs_values(config_class: type[Config]) -> bool:

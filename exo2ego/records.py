@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -15,6 +16,12 @@ class Record(BaseModel):
     def to_row(self) -> dict[str, Any]:
         """Returns the JSON form of the record (aliases as keys)."""
         return self.model_dump(mode="json", by_alias=True)
+
+
+def _require_forward_span(record_id: str, start_s: float | None, end_s: float | None) -> None:
+    first_s, last_s = start_s or 0.0, math.inf if end_s is None else end_s
+    if not (0 <= first_s <= last_s and first_s < math.inf):
+        raise ValueError(f"{record_id}: expected 0 <= start <= end in seconds, got {start_s} to {end_s}")
 
 
 class Clip(Record):
@@ -46,8 +53,7 @@ class Clip(Record):
 
     @model_validator(mode="after")
     def _span_is_forward(self) -> Clip:
-        if not 0 <= self.start_s <= self.end_s:
-            raise ValueError(f"clip {self.clip_id}: expected 0 <= start_s <= end_s, got {self.start_s}, {self.end_s}")
+        _require_forward_span(f"clip {self.clip_id}", self.start_s, self.end_s)
         return self
 
 
@@ -65,6 +71,14 @@ class Conversation(Record):
     answer: str
     options: list[str] = Field(default_factory=list)
     kind: str = Field(default="", alias="type")
+    frame_rate: float | None = Field(default=None, gt=0)
+    """Frames per second where `video` is a folder of pictures that is read in spans; None otherwise."""
+    schema_version: Literal[1] = Field(default=1, alias="version")
+
+    @model_validator(mode="after")
+    def _span_is_forward(self) -> Conversation:
+        _require_forward_span(f"conversation {self.conversation_id}", self.start_s, self.end_s)
+        return self
 
 
 class Question(Record):
@@ -85,10 +99,17 @@ class Question(Record):
     answer_index: int | None = None
     """0-based; None where the label is not public."""
     answer_text: str | None = None
+    observation_s: float | None = Field(default=None, alias="observation", ge=0)
+    """The instant, in seconds, that the last frame must show (EgoPlan: what the wearer sees now); None: no such."""
+    frame_rate: float | None = Field(default=None, gt=0)
+    """Frames per second where `video` is a folder of pictures that is read in spans; None otherwise."""
     meta: dict[str, Any] = Field(default_factory=dict)
+    """What the source says beside: flat, one type per key (docs/egobench.md)."""
+    schema_version: Literal[1] = Field(default=1, alias="version")
 
     @model_validator(mode="after")
     def _answer_is_an_option(self) -> Question:
+        _require_forward_span(f"question {self.question_id}", self.start_s, self.end_s)
         if self.answer_index is None:
             return self
         if not 0 <= self.answer_index < len(self.options):

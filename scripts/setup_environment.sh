@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly environment=.venv
 readonly stamp=$environment/exo2ego-installed
 readonly log=$environment/exo2ego-install.log
-readonly extras=all,dev
+readonly extras=all,dev,ray
 readonly needed_gb=8
 
 stop() {

@@ -71,7 +71,7 @@ def installs(repository: Path) -> list[str]:
 def test_a_second_run_installs_nothing_until_the_requirements_change(run: Run, repository: Path) -> None:
     first = run()
     assert (first.returncode, first.stderr) == (0, "")
-    assert installs(repository) == ["-m pip install -c constraints.txt --editable .[all,dev]"]
+    assert installs(repository) == ["-m pip install -c constraints.txt --editable .[all,dev,ray]"]
     second = run()
     assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
     assert len(installs(repository)) == 1
@@ -104,7 +104,7 @@ def test_python_3_10_is_served_without_the_exact_set(run: Run, repository: Path)
     done = run(MINOR="10")
     assert done.returncode == 0
     assert "constraints.txt is for 3.11 and newer" in done.stdout
-    assert installs(repository) == ["-m pip install --editable .[all,dev]"]
+    assert installs(repository) == ["-m pip install --editable .[all,dev,ray]"]
 
 
 def test_a_small_disk_is_noticed_before_anything_is_made(run: Run, repository: Path) -> None:
@@ -139,7 +139,7 @@ def test_uv_installs_where_it_is_available(run: Run, repository: Path, tmp_path:
     uv.chmod(0o755)
     done = run()
     assert (done.returncode, done.stderr) == (0, "")
-    assert installs(repository) == ["uv for .venv/bin/python: pip install -c constraints.txt --editable .[all,dev]"]
+    assert installs(repository) == ["uv for .venv/bin/python: pip install -c constraints.txt --editable .[all,dev,ray]"]
 
 
 def test_a_half_made_environment_is_made_again(run: Run, repository: Path) -> None:

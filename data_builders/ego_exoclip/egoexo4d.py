@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from data_builders.ego_exoclip.json_stream import stream_list, stream_object
+from data_builders.json_stream import stream_list, stream_object
 from exo2ego.errors import DataError
 
 Split = Literal["train", "val"]

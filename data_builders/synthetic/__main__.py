@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data_builders.synthetic.config import FEWEST_TAKES_WITH_TRAPS, SyntheticConfig
 from data_builders.synthetic.ground_truth import read_settings
-from exo2ego.command_line import run_safely
+from exo2ego.command_line import add_flags, given_flags, run_safely
 from exo2ego.config import validate_config
 from exo2ego.console import console
 from exo2ego.errors import ConfigError
@@ -22,12 +22,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder of the corpus; an unfinished one is finished"
     )
-    for name, field in SyntheticConfig.model_fields.items():
-        flag, text = f"--{name.replace('_', '-')}", f"{field.description} (default {field.default})"
-        if field.annotation is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text, default=argparse.SUPPRESS)
-        else:
-            parser.add_argument(flag, metavar="N", help=text, default=argparse.SUPPRESS)
+    add_flags(parser, SyntheticConfig)
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per CPU core)"
     )
@@ -41,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Builds a corpus and, if asked, its contact sheet."""
     arguments = _parser().parse_args(argv)
-    given = {name: value for name, value in vars(arguments).items() if name in SyntheticConfig.model_fields}
+    given = given_flags(arguments, SyntheticConfig)
 
     def act() -> None:
         # A corpus that is there (to be finished, or only to be looked at) keeps its settings.

@@ -11,6 +11,8 @@ from typing import Any
 from exo2ego.errors import DataError
 
 _WINDOW_CHARACTERS = 1 << 20
+MAX_VALUE_CHARACTERS = 1 << 26
+"""No single member of a real annotation file comes near it; a larger one would only fill the memory."""
 _WHITESPACE = " \t\n\r"
 _AFTER_A_VALUE = {*_WHITESPACE, ",", ":", "]", "}"}
 _decode = json.JSONDecoder().raw_decode
@@ -21,6 +23,14 @@ def stream_list(path: Path, what: str) -> Iterator[Any]:
     with _Window(path, what) as window:
         for _ in window.members("[", "]"):
             yield window.value()
+        window.expect_end()
+
+
+def stream_members(path: Path, what: str) -> Iterator[tuple[str, Any]]:
+    """Yields the (name, value) members of a file that holds one JSON object; raises `DataError` as `stream_list`."""
+    with _Window(path, what) as window:
+        for _ in window.members("{", "}"):
+            yield window.name(), window.value()
         window.expect_end()
 
 
@@ -53,7 +63,7 @@ class _Window:
         self._at = 0
         self._lines_before = 0
         try:
-            self._stream = path.open(encoding="utf-8")
+            self._stream = path.open(encoding="utf-8-sig")  # some tools write a byte order mark
         except OSError as error:
             raise DataError(f"{path}: {what} cannot be read: {error.strerror}") from error
 
@@ -96,6 +106,10 @@ class _Window:
                 if not self._read_on():
                     raise self._malformed(error.msg, error.pos) from error
                 continue
+            except RecursionError as error:
+                raise self._malformed("nested too deeply", self._at) from error
+            except ValueError as error:  # an integer of thousands of digits
+                raise self._malformed(str(error), self._at) from error
             # A number may go on after the window ("1" or "1." of "1.5"), unless what follows it is there to see.
             if self._text[end : end + 1] in _AFTER_A_VALUE or not self._read_on():
                 self._at = end
@@ -123,6 +137,8 @@ class _Window:
 
     def _read_on(self) -> bool:
         """Drops what was read and appends the next part of the file, larger while one value outgrows the window."""
+        if len(self._text) - self._at > MAX_VALUE_CHARACTERS:
+            raise self._malformed(f"one value of more than {MAX_VALUE_CHARACTERS:,} characters", self._at)
         try:
             more = self._stream.read(max(_WINDOW_CHARACTERS, len(self._text) - self._at))
         except (OSError, UnicodeDecodeError) as error:
