@@ -1,4 +1,4 @@
-"""What all builders of EgoIT, EgoBench and EgoClip share: options, the account of rows, output files, the command."""
+"""What all builders of EgoIT and EgoBench share: options, the account of rows, output files, the command."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Source(Generic[OptionsType, RecordType]):
     """One raw dataset: its name, its options, and the function that reads it."""
 
     name: str
-    kind: Literal["egoit", "egobench", "egoclip"]
+    kind: Literal["egoit", "egobench"]
     options: type[OptionsType]
     read: Callable[[OptionsType, Account], Tables[RecordType]]
     """Returns the records by table; raises `DataError` naming file and row. Rows left out go into the account."""

@@ -42,7 +42,7 @@ def test_a_clip_spans_forward(start_s: float, end_s: float) -> None:
 
 @pytest.mark.parametrize(("start_s", "end_s"), [(2.0, 1.0), (-0.1, 1.0), (float("nan"), 1.0), (0.0, float("nan"))])
 def test_a_clip_that_does_not_is_refused_by_name(start_s: float, end_s: float) -> None:
-    with pytest.raises(ValidationError, match="clip cooking_01/0/3: expected 0 <= start_s <= end_s"):
+    with pytest.raises(ValidationError, match="clip cooking_01/0/3: expected 0 <= start <= end in seconds"):
         Clip.model_validate({**CLIP, "start_s": start_s, "end_s": end_s})
 
 
