@@ -42,14 +42,11 @@ def imported_modules(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def entry_points() -> list[str]:
-    """Returns what a user runs with `python -m`: packages with `__main__.py`, and runnable files."""
+    """Returns what a user runs with `python -m`: packages with `__main__.py`, and single files that run."""
     packages = [module_name(path).removesuffix(".__main__") for path in source_files(*ROOTS) if path.stem == "__main__"]
-    files = [
-        path
-        for root in (*ROOTS, "scripts")
-        for path in sorted((REPOSITORY / root).rglob("*.py"))
-        if path.stem != "__main__"
-    ]
+    folders = [*ROOTS, "scripts", "data_builders/egoit", "data_builders/egobench"]
+    files = [path for folder in folders for path in sorted((REPOSITORY / folder).glob("*.py"))]
+    files = [path for path in files if path.stem != "__main__"]
     return packages + [module_name(path) for path in files if _is_runnable(path)]
 
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from data_builders import json_stream
 from data_builders.ego_exoclip.__main__ import main
-from data_builders.json_stream import stream_list, stream_object
 from data_builders.ego_exoclip.video_check import check_videos, probe
+from data_builders.json_stream import stream_list, stream_object
 from exo2ego.data.clips import read_clips
 from exo2ego.errors import DataError
 from exo2ego.storage import TEMPORARY_MARK
