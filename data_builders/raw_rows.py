@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fin
 
 MAX_TEXT_CHARACTERS = 20_000
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u2028\u2029]")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class RawRow(BaseModel):
@@ -24,6 +25,8 @@ RowType = TypeVar("RowType", bound=RawRow)
 
 
 def _text(value: str) -> str:
+    if _LONE_SURROGATE.search(value):
+        raise ValueError("holds half a character (a lone surrogate), which no file can store")
     if len(value) > MAX_TEXT_CHARACTERS:
         raise ValueError(f"a text of {len(value):,} characters, expected at most {MAX_TEXT_CHARACTERS:,}")
     return " ".join(_CONTROL.sub(" ", value).replace("\u200b", "").split())
@@ -36,14 +39,14 @@ def _not_empty(value: str) -> str:
 
 
 def _file_stem(value: str) -> str:
-    if value in {"", ".", ".."} or re.search(r"[/\\\x00-\x1f]", value):
+    if value in {"", ".", ".."} or re.search(r"[/\\\x00-\x1f\ud800-\udfff]", value):
         raise ValueError(f"{value!r} cannot name a file: it must not be empty, hold `/` or `\\`, or lead elsewhere")
     return value
 
 
 def _relative_path(value: str) -> str:
     parts = value.split("/")
-    if re.search(r"[\\\x00-\x1f]|^[A-Za-z][A-Za-z0-9+.-]*:", value) or {"", ".", ".."} & set(parts):
+    if re.search(r"[\\\x00-\x1f\ud800-\udfff]|^[A-Za-z][A-Za-z0-9+.-]*:", value) or {"", ".", ".."} & set(parts):
         raise ValueError(f"{value!r} is not a plain path inside the media folder (no `..`, no leading `/`, no scheme)")
     return str(PurePosixPath(value))
 

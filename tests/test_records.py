@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from exo2ego.records import Clip, Conversation, Prediction, Question
+from exo2ego.records import Clip, Conversation, Prediction, Question, Record
+from tests.shared_data import REPOSITORY
 
 CLIP = {
     "clip_id": "cooking_01/0/3",
@@ -93,3 +95,26 @@ prediction_rows = st.fixed_dictionaries(
 @given(prediction_rows)
 def test_predictions_survive_json(row: dict[str, Any]) -> None:
     assert Prediction.model_validate(json.loads(json.dumps(row))).to_row() == row
+
+
+@pytest.mark.parametrize(("record", "title"), [(Conversation, "The EgoIT record"), (Question, "The EgoBench record")])
+def test_every_field_of_a_record_is_documented(record: type[Record], title: str) -> None:
+    text = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8")
+    section = re.split(r"\n##+ ", text.split(f"### {title}\n")[1])[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("|")]
+    documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert documented == {field.alias or name for name, field in record.model_fields.items()}
+
+
+@pytest.mark.parametrize(("start", "end"), [(2.0, 1.0), (-1.0, None), (float("nan"), None), (0.0, float("nan"))])
+def test_spans_of_conversations_and_questions_are_forward(start: float, end: float | None) -> None:
+    span = {"start": start, "end": end, "video": "v.mp4", "source": "s", "question": "q"}
+    with pytest.raises(ValidationError, match="conversation c: expected 0 <= start <= end"):
+        Conversation.model_validate({"id": "c", "answer": "a", **span})
+    with pytest.raises(ValidationError, match="question q: expected 0 <= start <= end"):
+        Question.model_validate({"id": "q", "task": "t", "options": [], **span})
+
+
+def test_a_record_of_another_schema_is_refused() -> None:
+    with pytest.raises(ValidationError, match="version"):
+        Conversation.model_validate({"id": "c", "source": "s", "video": "v", "answer": "a", "version": 2})
