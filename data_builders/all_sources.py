@@ -30,7 +30,9 @@ class AllOptions(Config):
     """Decides everything that is drawn."""
 
 
-def config_class(name: str, sources: Sequence[Source[Any, Any]]) -> type[AllOptions]:
+def config_class(
+    name: str, sources: Sequence[Source[Any, Any]], base: type[AllOptions] = AllOptions
+) -> type[AllOptions]:
     """Returns the configuration class with one section per source, in which `root` and `out` may be absent."""
     sections: dict[str, Any] = {}
     for source in sources:
@@ -42,7 +44,7 @@ def config_class(name: str, sources: Sequence[Source[Any, Any]]) -> type[AllOpti
         )
         section.__doc__ = f"Options of `python -m {source.module}`; without a root it is skipped."
         sections[source.name] = (section, section())
-    made: type[AllOptions] = create_model(name, __base__=AllOptions, **sections)
+    made: type[AllOptions] = create_model(name, __base__=base, **sections)
     return made
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_builders.source import Account, SourceOptions
+from data_builders.source import Account, DatasetOptions
 from exo2ego.errors import ConfigError, DataError
 
 
@@ -17,7 +17,7 @@ class MediaFolder:
     must be safe (`raw_rows.FileStem`, `RelativePath`): a path never leaves the media root.
     """
 
-    def __init__(self, options: SourceOptions, layouts: Sequence[str], account: Account) -> None:
+    def __init__(self, options: DatasetOptions, layouts: Sequence[str], account: Account) -> None:
         self._videos = Path(os.path.abspath(options.videos_folder))
         self._media_root = Path(os.path.abspath(options.media_root)) if options.media_root else self._videos
         self._policy = options.missing_videos

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -101,10 +101,12 @@ class RawFiles:
         delimiter: str = ",",
         columns: Sequence[str] | None = None,
         quoting: bool = True,
+        bad_row: Callable[[str, str], None] | None = None,
     ) -> Iterator[tuple[str, RowType]]:
         """Yields the rows of a table; columns go by the names of its first line, or by `columns` where it has none.
 
-        A missing column is a fault before any row, and so is a row with more or fewer fields than columns.
+        A missing column is a fault before any row, and so is a row with more or fewer fields than columns. `bad_row`
+        gets (reason, place) of a row that is not valid, which is then left out, for a file that is known to have some.
         """
         lines = _Numbered(self.lines(path, what))
         try:
@@ -117,9 +119,16 @@ class RawFiles:
                 where = f"{path}: line {lines.number}"
                 if not any(field.strip() for field in fields):
                     continue
-                if len(fields) != len(header):
-                    raise DataError(f"{where}: {what}: expected {len(header)} fields, got {len(fields)}")
-                yield where, _validated(row_class, dict(zip(header, fields, strict=True)), where)
+                try:
+                    if len(fields) != len(header):
+                        raise DataError(f"{where}: {what}: expected {len(header)} fields, got {len(fields)}")
+                    row = _validated(row_class, dict(zip(header, fields, strict=True)), where)
+                except DataError as error:
+                    if bad_row is None:
+                        raise
+                    bad_row("not_a_valid_row", str(error))
+                    continue
+                yield where, row
         except csv.Error as error:
             raise DataError(f"{path}: line {lines.number}: {what} is not a table of `{delimiter}`: {error}") from error
 

@@ -11,6 +11,9 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FiniteFloat, ValidationError
 
 MAX_TEXT_CHARACTERS = 20_000
+MAX_NAME_BYTES = 200
+"""File systems take 255 bytes for one name; a folder's layout adds to the name that a row gives."""
+MAX_PATH_CHARACTERS = 1000
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u2028\u2029]")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -21,7 +24,7 @@ class RawRow(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True, str_strip_whitespace=True)
 
 
-RowType = TypeVar("RowType", bound=RawRow)
+RowType = TypeVar("RowType", bound=BaseModel)
 
 
 def _text(value: str) -> str:
@@ -40,14 +43,25 @@ def _not_empty(value: str) -> str:
 
 def _file_stem(value: str) -> str:
     if value in {"", ".", ".."} or re.search(r"[/\\\x00-\x1f\ud800-\udfff]", value):
-        raise ValueError(f"{value!r} cannot name a file: it must not be empty, hold `/` or `\\`, or lead elsewhere")
+        raise ValueError(
+            f"{value[:80]!r} cannot name a file: it must not be empty, hold `/` or `\\`, or lead elsewhere"
+        )
+    if len(value.encode()) > MAX_NAME_BYTES:
+        raise ValueError(f"{value[:80]!r}… cannot name a file: it has more than {MAX_NAME_BYTES} bytes")
     return value
 
 
 def _relative_path(value: str) -> str:
     parts = value.split("/")
     if re.search(r"[\\\x00-\x1f\ud800-\udfff]|^[A-Za-z][A-Za-z0-9+.-]*:", value) or {"", ".", ".."} & set(parts):
-        raise ValueError(f"{value!r} is not a plain path inside the media folder (no `..`, no leading `/`, no scheme)")
+        raise ValueError(
+            f"{value[:80]!r} is not a plain path inside the media folder (no `..`, no leading `/`, no scheme)"
+        )
+    if len(value) > MAX_PATH_CHARACTERS or any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
+        raise ValueError(
+            f"{value[:80]!r}… is too long for a path: expected names of at most {MAX_NAME_BYTES} bytes and "
+            f"{MAX_PATH_CHARACTERS} characters together"
+        )
     return str(PurePosixPath(value))
 
 
@@ -96,6 +110,8 @@ def describe_faults(error: ValidationError) -> str:
     faults = []
     for fault in error.errors(include_url=False):
         key = ".".join(map(str, fault["loc"])) or "row"
+        if len(key) > 60 or not key.isprintable():  # a name of the file's own making
+            key = _short(key)
         message = fault["msg"].removeprefix("Value error, ")
         given = "" if fault["type"] in {"missing", "value_error"} else f", got {_short(fault['input'])}"
         faults.append(f"{key}: {message}{given}")

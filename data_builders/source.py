@@ -17,13 +17,13 @@ from exo2ego.console import console
 from exo2ego.errors import DataError
 from exo2ego.provenance import provenance
 from exo2ego.records import Record
-from exo2ego.storage import atomic_path, hash_file, read_jsonl, remove_leftovers, write_json, write_jsonl
+from exo2ego.storage import atomic_path, hash_file, remove_leftovers, write_json, write_jsonl
 
 MAX_EXAMPLES = 5
 
 
-class SourceOptions(Config):
-    """Options of every builder that reads one raw dataset."""
+class DatasetOptions(Config):
+    """Where a raw dataset and its videos lie, and where the result goes."""
 
     root: Path
     """Folder of the dataset's annotations as downloaded."""
@@ -35,13 +35,18 @@ class SourceOptions(Config):
     """Folder that the paths in the records are relative to: the training's data.root (default: the videos' folder)."""
     missing_videos: Literal["keep", "drop", "stop"] = "keep"
     """What happens to a row whose video is not there: it stays and is counted, is left out, or stops the build."""
-    seed: int = 0
-    """Decides everything that is drawn; each row draws by its own id."""
 
     @property
     def videos_folder(self) -> Path:
         """Folder of the videos."""
         return self.videos or self.root
+
+
+class SourceOptions(DatasetOptions):
+    """Options of every builder of records with questions."""
+
+    seed: int = 0
+    """Decides everything that is drawn; each row draws by its own id."""
 
 
 class EgoITOptions(SourceOptions):
@@ -51,7 +56,7 @@ class EgoITOptions(SourceOptions):
     """JSON file with the instructions to draw from (default: the ten that come with the package)."""
 
 
-OptionsType = TypeVar("OptionsType", bound=SourceOptions)
+OptionsType = TypeVar("OptionsType", bound=DatasetOptions)
 RecordType = TypeVar("RecordType", bound=Record)
 
 
@@ -95,21 +100,23 @@ class Source(Generic[OptionsType, RecordType]):
     """One raw dataset: its name, its options, and the function that reads it."""
 
     name: str
-    kind: Literal["egoit", "egobench"]
+    kind: Literal["egoit", "egobench", "initialisation"]
     options: type[OptionsType]
     read: Callable[[OptionsType, Account], Tables[RecordType]]
     """Returns the records by table; raises `DataError` naming file and row. Rows left out go into the account."""
     tables: tuple[str, ...]
     """The tables that it can make."""
     paper: Mapping[str, PaperCount] = field(default_factory=dict)
-    """What the paper counts, by table."""
+    """What the paper counts, by table, or by tables joined with `+` where it counts them together."""
     finish: Callable[[OptionsType, Mapping[str, Path], Account], None] | None = None
     """Makes further files of the finished tables (a quality report)."""
 
     @property
     def module(self) -> str:
         """The module that `python -m` runs."""
-        return f"data_builders.{self.kind}.{self.name}"
+        return (
+            f"data_builders.{self.name}" if self.kind == "initialisation" else f"data_builders.{self.kind}.{self.name}"
+        )
 
 
 def build_source(source: Source[OptionsType, RecordType], options: OptionsType) -> dict[str, Any]:
@@ -126,15 +133,24 @@ def build_source(source: Source[OptionsType, RecordType], options: OptionsType) 
             temporary = stack.enter_context(atomic_path(written[table]))
             write_jsonl(temporary, _checked(table, records, account))
             if source.kind == "egobench":
-                write_json(stack.enter_context(atomic_path(options.out / f"{table}.json")), list(read_jsonl(temporary)))
+                _write_json_list(stack.enter_context(atomic_path(options.out / f"{table}.json")), temporary)
         if not sum(account.kept.values()):
             raise DataError(f"{options.root}: {source.name}: no row was kept; left out: {dict(account.dropped)}")
         summary_path.unlink(missing_ok=True)  # it would tell of other tables than those that now take their places
     if source.finish is not None:
-        source.finish(options, written, account)
+        source.finish(options, {table: path for table, path in written.items() if account.kept[table]}, account)
     summary = _summary(source, options, account, written)
     write_json(summary_path, summary)
     return summary
+
+
+def _write_json_list(path: Path, rows: Path) -> None:
+    """Writes the rows of a JSONL file as one JSON list, row by row."""
+    with path.open("w", encoding="utf-8") as stream, rows.open(encoding="utf-8") as lines:
+        stream.write("[")
+        for number, line in enumerate(lines):
+            stream.write(("," if number else "") + "\n" + line.rstrip("\n"))
+        stream.write("\n]\n")
 
 
 def _checked(table: str, records: Iterable[Record], account: Account) -> Iterator[dict[str, Any]]:
@@ -150,7 +166,7 @@ def _checked(table: str, records: Iterable[Record], account: Account) -> Iterato
 
 
 def _summary(
-    source: Source[Any, Any], options: SourceOptions, account: Account, written: Mapping[str, Path]
+    source: Source[Any, Any], options: DatasetOptions, account: Account, written: Mapping[str, Path]
 ) -> dict[str, Any]:
     return {
         "source": source.name,
@@ -158,12 +174,16 @@ def _summary(
             table: {"file": path.name, "rows": account.kept[table], "sha256": hash_file(path)}
             for table, path in written.items()
         },
-        "paper": [compare(table, paper, account.kept[table]) for table, paper in source.paper.items()],
+        "paper": [
+            compare(tables, paper, sum(account.kept[table] for table in tables.split("+")))
+            for tables, paper in source.paper.items()
+            if set(tables.split("+")) & set(written)
+        ],
         "dropped": dict(sorted(account.dropped.items())),
         "noted": dict(sorted(account.noted.items())),
         "examples": account.examples,
         "facts": account.facts,
-        "provenance": provenance(options.model_dump(mode="json"), options.seed, account.inputs),
+        "provenance": provenance(options.model_dump(mode="json"), getattr(options, "seed", None), account.inputs),
     }
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy
 from numpy.typing import NDArray
@@ -20,11 +21,15 @@ from eval.questions import by_clip
 from eval.scoring import best_option
 from exo2ego.console import track
 from exo2ego.data.prompting import LETTERS
+from exo2ego.data.spans import Span
 from exo2ego.data.video import read_frames
 from exo2ego.errors import DataError, EvaluationError, VideoError
 from exo2ego.model.options import View
 from exo2ego.records import AnswerMode, Prediction, Question
 from exo2ego.storage import hash_text
+
+if TYPE_CHECKING:
+    from exo2ego.data.clip_store import ClipStore
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class AnswerPlan:
     """Chooses among a question's exo videos."""
     max_failures: int
     """Questions that may stay unanswered because their video is unreadable."""
+    clip_store: ClipStore | None = None
+    """Read instead of the videos."""
 
 
 def answer_all(questions: Sequence[Question], answerer: Answerer, plan: AnswerPlan, store: PredictionStore) -> None:
@@ -80,8 +87,18 @@ def answer_first(questions: Sequence[Question], answerer: Answerer, plan: Answer
 
 
 def _frames(question: Question, answerer: Answerer, plan: AnswerPlan) -> NDArray[numpy.uint8]:
-    path = plan.data_root / shown_video(question, answerer.view, plan.seed)
-    return read_frames(path, question.start_s, question.end_s, answerer.num_frames, within=plan.data_root)
+    span = Span.of(question, shown_video(question, answerer.view, plan.seed))
+    if plan.clip_store is not None:
+        return plan.clip_store.read(span).frames
+    return read_frames(
+        plan.data_root / span.video,
+        span.start_s,
+        span.end_s,
+        answerer.num_frames,
+        frame_rate=span.frame_rate,
+        observation_s=span.observation_s,
+        within=plan.data_root,
+    )
 
 
 def shown_video(question: Question, view: View, seed: int) -> str:

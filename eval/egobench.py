@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -25,6 +25,9 @@ from exo2ego.provenance import provenance
 from exo2ego.records import AnswerMode, Question
 from exo2ego.storage import hash_file
 
+if TYPE_CHECKING:
+    from exo2ego.data.clip_store import ClipStore
+
 DESCRIPTION = """\
 Answers multiple-choice questions about videos and writes predictions.jsonl (one line per question), results.json and
 results.md to the output folder. The same command continues where a run was stopped."""
@@ -39,6 +42,8 @@ class EgoBenchConfig(Config):
     """Question files (JSONL), one or several."""
     data_root: Path
     """Folder that the questions' video paths are relative to."""
+    clip_store: Path | None = None
+    """Folder of a clip store made of these questions (docs/clip_store.md), read instead of the videos."""
     output: Path
     """Folder for predictions and results."""
     modes: list[AnswerMode] = Field(default=["likelihood"], min_length=1)
@@ -79,11 +84,12 @@ class EgoBenchConfig(Config):
         return self
 
 
-def run_key(config: EgoBenchConfig, answerer: Answerer) -> dict[str, Any]:
+def run_key(config: EgoBenchConfig, answerer: Answerer, store: ClipStore | None) -> dict[str, Any]:
     """Returns what must be equal for two runs' predictions to belong together."""
     return {
         "exo2ego": exo2ego.__version__,
         "model": answerer.identity,
+        "clip_store": store.identity if store is not None else None,
         "questions": sorted(hash_file(path) for path in config.questions),
         "form": config.form,
         "prompt": config.prompt,
@@ -97,9 +103,10 @@ def run_key(config: EgoBenchConfig, answerer: Answerer) -> dict[str, Any]:
 def evaluate(config: EgoBenchConfig, options: RunOptions) -> int:
     """Answers every question, or the first one in a dry run, and writes the report."""
     questions = read_questions(config.questions)
-    if not config.data_root.is_dir():
+    clip_store = _open_store(config)
+    if clip_store is None and not config.data_root.is_dir():
         raise DataError(f"data_root {config.data_root} is not a folder; give the one the video paths are relative to")
-    answerer = _load(config)
+    answerer = _load(config, clip_store)
     plan = AnswerPlan(
         modes=tuple(dict.fromkeys(config.modes)),
         choice_prompt=PROMPTS[config.prompt],
@@ -107,11 +114,12 @@ def evaluate(config: EgoBenchConfig, options: RunOptions) -> int:
         data_root=config.data_root,
         seed=config.seed,
         max_failures=int(config.max_failure_rate * len(questions)),
+        clip_store=clip_store,
     )
     if options.dry_run:
         _show(questions, answer_first(questions, answerer, plan))
         return 0
-    key = run_key(config, answerer)
+    key = run_key(config, answerer, clip_store)
     made_by = provenance(config.model_dump(mode="json"), config.seed, {str(p): hash_file(p) for p in config.questions})
     folder = config.output if options.resume in (None, "auto") else Path(options.resume)
     with PredictionStore(folder, key, made_by) as store:
@@ -120,10 +128,23 @@ def evaluate(config: EgoBenchConfig, options: RunOptions) -> int:
     return 0
 
 
-def _load(config: EgoBenchConfig) -> Answerer:
+def _open_store(config: EgoBenchConfig) -> ClipStore | None:
+    if config.clip_store is None:
+        return None
+    from exo2ego.data.clip_store import ClipStore  # imports pyarrow
+
+    return ClipStore(config.clip_store)
+
+
+def _load(config: EgoBenchConfig, store: ClipStore | None) -> Answerer:
     from eval.exo2ego_answerer import Exo2EgoAnswerer  # imports torch
 
-    return Exo2EgoAnswerer.load(config.model, form=config.form, view=config.view, max_new_tokens=config.max_new_tokens)
+    answerer = Exo2EgoAnswerer.load(
+        config.model, form=config.form, view=config.view, max_new_tokens=config.max_new_tokens
+    )
+    if store is not None:
+        store.require_fits(answerer.processor)
+    return answerer
 
 
 def _show(questions: Sequence[Question], asked: Sequence[tuple[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from exo2ego.data.prompting import LETTERS
+from exo2ego.data.spans import Span
 from exo2ego.errors import DataError, EvaluationError
 from exo2ego.records import Question
 from exo2ego.storage import read_jsonl
@@ -48,7 +49,7 @@ def _require_choices(question: Question, where: str) -> None:
 
 def by_clip(questions: Sequence[Question]) -> list[list[Question]]:
     """Returns the questions about each clip together, so that a clip is decoded and encoded once."""
-    groups: dict[tuple[str, float | None, float | None], list[Question]] = {}
+    groups: dict[Span, list[Question]] = {}
     for question in questions:
-        groups.setdefault((question.video, question.start_s, question.end_s), []).append(question)
+        groups.setdefault(Span.of(question), []).append(question)
     return list(groups.values())

@@ -8,17 +8,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.intervals import Interval
 from eval.predictions import read_failures, read_predictions
 from eval.scoring import TaskScore, score
 from exo2ego.command_line import run_safely
 from exo2ego.console import console
 from exo2ego.data.prompting import LETTERS
+from exo2ego.intervals import Interval
 from exo2ego.storage import write_json, write_text
 
 HEADER = ("task", "mode", "questions", "videos", "accuracy", "95 % interval", "chance", "unparsed", "unreadable")
 NOTES = """\
-Accuracy, interval and chance are in percent. The interval is clustered by video (see `eval/intervals.py`). An answer
+Accuracy, interval and chance are in percent. The interval is clustered by video (see `exo2ego/intervals.py`). An answer
 that names no single option is wrong and counted as unparsed. Questions about unreadable videos are not scored.
 """
 

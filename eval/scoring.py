@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eval.intervals import Interval, clustered_interval
 from eval.predictions import Failure
 from exo2ego.errors import EvaluationError
+from exo2ego.intervals import Interval, clustered_interval
 from exo2ego.records import AnswerMode, Prediction
 
 

@@ -51,3 +51,9 @@ class TrainingError(Exo2EgoError):
     """A training step cannot be taken: a loss is not finite, a batch has no target, a parameter has no owner."""
 
     exit_code = 6
+
+
+class ServiceError(Exo2EgoError):
+    """A language-model endpoint cannot be reached, refuses the request, or does not answer what was asked."""
+
+    exit_code = 7

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole path on two CPU cores: a generated Ego-Exo4D, Ego-ExoClip, a small language model, initialisation,
-# stages 1 to 3, evaluation after each, a control, and runs/quickstart/report.html.
+# The whole path on two CPU cores: a generated Ego-Exo4D, Ego-ExoClip, EgoIT and EgoBench from generated raw datasets, a
+# small language model, initialisation, stages 1 to 3, evaluation after each, a control, and runs/quickstart/report.html.
 #   bash scripts/quickstart.sh             about ten minutes after the installation
 #   bash scripts/quickstart.sh --smoke     the same commands at the smallest size, a minute or two: nothing is learned
 # Interrupted, it continues where it stopped. EXO2EGO_RUNS=DIR puts everything into another folder.
@@ -8,8 +8,10 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 preset=quickstart world=(--takes 220 --frame-size 48 --ego-difficulty 0.5 --exo-difficulty 0) questions=300 conversations=1500
+raw=(--training-rows 300 --benchmark-rows 100)
 if [[ ${1:-} == --smoke ]]; then
     preset=tiny world=(--takes 10 --seconds-per-take 8) questions=6 conversations=40
+    raw=(--training-rows 12 --benchmark-rows 12)
 elif [[ $# -gt 0 ]]; then
     echo "error: unknown argument $1; the only option is --smoke" >&2
     exit 2
@@ -28,10 +30,10 @@ say() { printf '\n== %s (after %d s)\n' "$1" "$SECONDS"; }
 
 # CONFIG NAME [override…]: trains the run NAME, or continues it, or finds it complete
 stage() {
-    local table=$runs/clips/train/clips.arrow
-    [[ $1 != *stage3 ]] || table=$runs/conversations.jsonl
+    local table=$runs/clips/train/clips.arrow root=$runs/egoexo4d
+    [[ $1 != *stage3 ]] || table=$runs/egoit/egoit.jsonl root=$runs/raw
     python -m "stages.${1##*/}" --config "$configs/$1.yaml" --resume auto output_dir="$runs/$2" data.table="$table" \
-        data.root="$runs/egoexo4d" model.language_model.from_pretrained="$runs/language" "${@:3}"
+        data.root="$root" model.language_model.from_pretrained="$runs/language" "${@:3}"
 }
 
 # NAME RUN VIEW FORM [override…]: the run answers the held-out questions
@@ -40,12 +42,27 @@ evaluate() {
         questions="$runs/questions/questions.jsonl" data_root="$runs/egoexo4d" view="$3" form="$4" "${@:5}"
 }
 
+# NAME RUN VIEW: the run answers EgoBench, but for the open questions, which need a judge
+evaluate_egobench() {
+    local tables
+    tables=$(printf '%s\n' "$runs"/egobench/*.jsonl | grep -v _open | paste -sd,)
+    evaluate "$1" "$2" "$3" chat "questions=[$tables]" data_root="$runs/raw"
+}
+
+# KIND SOURCE…: builds egoit or egobench from its raw datasets
+build() {
+    local source roots=()
+    for source in "${@:2}"; do roots+=("$source.root=$runs/raw/$source"); done
+    python -m "data_builders.$1.all" out="$runs/$1" media_root="$runs/raw" missing_videos=stop "${roots[@]}"
+}
+
 # What stages 1 and 2 are compared with: as many steps on ego clips alone, then the same instructions.
 control() {
     stage control/init_ego control_init_ego parent="$runs/init_ego"
     evaluate control_init_ego control_init_ego ego_only plain
     stage control/stage3 control_stage3 parent="$runs/control_init_ego"
     evaluate control_stage3 control_stage3 ego_only chat
+    evaluate_egobench egobench_control_stage3 control_stage3 ego_only
 }
 
 declare -A beside=()
@@ -54,14 +71,15 @@ run_beside() { # NAME COMMAND…: on the other core, output to logs/NAME.log
     beside[$1]=$!
 }
 
-wait_for_beside() {
+wait_for() { # NAME…
     local name
-    for name in "${!beside[@]}"; do
+    for name in "$@"; do
         wait "${beside[$name]}" || {
             echo "error: $name failed; the end of $runs/logs/$name.log:" >&2
             tail -n 5 "$runs/logs/$name.log" >&2
             exit 1
         }
+        unset "beside[$name]"
     done
 }
 
@@ -77,12 +95,18 @@ python -m data_builders.narration_instructions --clips "$runs/clips/train/clips.
 python -m data_builders.narration_questions --clips "$runs/clips/val/clips.parquet" \
     --out "$runs/questions/questions.jsonl" --max-questions "$questions"
 
+say "EgoIT from raw training datasets, EgoBench from raw held-out ones, in the layouts of the real ones"
+python -m data_builders.synthetic.sources --corpus "$runs/egoexo4d" --out "$runs/raw" "${raw[@]}"
+run_beside egobench build egobench egoschema qaego4d egotaskqa charades_ego ek100_mir egoplan vlnqa egomcq
+build egoit egtea ssv2 egotimeqa openeqa egoexolearn
+
 say "a small language model reads the corpus (stands in for Mistral-7B-Instruct)"
 python -m stages.init_language --config "$configs/init_language.yaml" clips="$runs/clips/train/clips.parquet" \
-    conversations="$runs/conversations.jsonl" output_dir="$runs/language"
+    conversations="[$runs/conversations.jsonl,$runs/egoit/egoit.jsonl]" output_dir="$runs/language"
 
 say "initialisation"
 stage init_ego init_ego
+wait_for egobench
 run_beside control control
 say "stage 1: teacher self-preparation"
 stage stage1 stage1 parent="$runs/init_ego"
@@ -96,8 +120,9 @@ stage stage3 stage3 parent="$runs/stage2"
 run_beside evaluate_stage2 evaluate stage2 stage2 ego plain
 say "evaluation of the final model"
 evaluate stage3 stage3 ego chat 'modes=[likelihood,letter,generate]'
+evaluate_egobench egobench_stage3 stage3 ego
 say "waiting for the control"
-wait_for_beside
+wait_for "${!beside[@]}"
 
 say "report"
 python -m scripts.quickstart_report --runs "$runs"

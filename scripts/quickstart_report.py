@@ -47,6 +47,8 @@ EVALUATIONS = (
     Evaluation("control_init_ego", "control for stage 2", "x alone: the steps of stages 1 and 2, on ego clips"),
     Evaluation("control_stage3", "control for stage 3", "x alone: the control, then the same instructions"),
 )
+EGOBENCH = (("egobench_stage3", "after stage 3"), ("egobench_control_stage3", "control"))
+"""Evaluations on EgoBench, made of the generated raw datasets of held-out takes."""
 COMPARISONS = (
     ("stage2", "init_ego", "what stages 1 and 2 add to initialisation"),
     ("stage2", "control_init_ego", "what they add beyond the same number of steps on ego clips alone"),
@@ -81,11 +83,14 @@ def render(runs: Path) -> str:
         evaluations=present,
         results=results,
         tasks=sorted({row["task"] for rows in results.values() for row in rows}),
+        egobench_models=[title for _, title in EGOBENCH],
         comparisons=[
             {"better": better, "than": than, "text": text, "rows": paired_differences(runs, better, than)}
             for better, than, text in COMPARISONS
             if better in results and than in results
         ],
+        egobench=egobench_rows(runs),
+        egoit=egoit_counts(runs),
         clips=shown_clips(runs),
         clip_stats=read_json(runs / "clips" / "train" / "stats.json"),
         curves=picture(loss_curves(runs, trained)),
@@ -93,6 +98,21 @@ def render(runs: Path) -> str:
         code=code_version(),
         packages=package_versions(),
     )
+
+
+def egobench_rows(runs: Path) -> list[dict[str, Any]]:
+    """Returns a row per task of EgoBench: questions, chance, and the score of every evaluated model by its title."""
+    rows: dict[str, dict[str, Any]] = {}
+    for folder, title in EGOBENCH:
+        for scored in read_json(runs / "evaluation" / folder / "results.json")["results"]:
+            rows.setdefault(scored["task"], {**scored, "models": {}})["models"][title] = scored
+    return list(rows.values())
+
+
+def egoit_counts(runs: Path) -> dict[str, int]:
+    """Returns how many conversations stage 3 learned from, by source."""
+    counts: dict[str, int] = read_json(runs / "egoit" / "egoit.summary.json")["sources"]
+    return counts
 
 
 def paired_differences(runs: Path, better: str, than: str) -> list[dict[str, Any]]:

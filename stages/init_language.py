@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from exo2ego import provenance
 from exo2ego.command_line import RunOptions, run_configured
@@ -35,8 +35,8 @@ class InitLanguageConfig(Config):
 
     clips: str
     """Ego-ExoClip table of the training takes; its narrations are the corpus."""
-    conversations: str | None = None
-    """Conversations (JSONL) of the training takes; their turns teach the form of questions."""
+    conversations: list[str] = Field(default_factory=list)
+    """Files of conversations (JSONL) about the training takes; their turns teach the form of questions."""
     output_dir: str
     """Folder of the language model, in transformers' form."""
     sizes: SmallLanguageOptions = SmallLanguageOptions()
@@ -50,6 +50,11 @@ class InitLanguageConfig(Config):
     seed: int = 0
     """Seed of weights and order."""
 
+    @field_validator("conversations", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
 
 def corpus(config: InitLanguageConfig) -> list[tuple[str, str]]:
     """Returns (context, answer) pairs: narrations after jumbled words, conversations as chat turns about them."""
@@ -60,17 +65,18 @@ def corpus(config: InitLanguageConfig) -> list[tuple[str, str]]:
     chance = random.Random(config.seed)
     texts = read_clips(Path(config.clips)).column("text").to_pylist()
     lines = [(jumbled(text, chance), text) for text in texts]
-    if config.conversations is not None:
-        for row in read_conversations(Path(config.conversations)):
+    for file in config.conversations:
+        for row in read_conversations(Path(file)):
             turn = user_turn(row.instruction, row.question, row.options)
             lines.append((f"[INST] {jumbled(described(row), chance)}\n{turn} [/INST]", row.answer))
     return lines
 
 
 def described(row: Conversation) -> str:
-    """Returns what the clip shows: the answer, or the option that a letter stands for."""
-    if row.options and row.answer in LETTERS:
-        return row.options[LETTERS.index(row.answer)]
+    """Returns what the clip shows: the answer, or the option that a letter (`B`, or `(B) on the table`) stands for."""
+    letter = row.answer[1:2] if row.answer.startswith("(") else row.answer
+    if row.options and letter in LETTERS:
+        return row.options[LETTERS.index(letter)]
     return row.answer
 
 
@@ -115,8 +121,8 @@ def train_language(config: InitLanguageConfig, options: RunOptions) -> int:
 def _record(config: InitLanguageConfig) -> dict[str, Any]:
     """Returns what goes beside the model; paths do not decide what it is, the files' contents do."""
     inputs = {"clips": hash_file(Path(config.clips))}
-    if config.conversations is not None:
-        inputs["conversations"] = hash_file(Path(config.conversations))
+    for number, file in enumerate(config.conversations):
+        inputs[f"conversations/{number}"] = hash_file(Path(file))
     decisive = config.model_dump(mode="json", exclude={"clips", "conversations", "output_dir"})
     return provenance.provenance(decisive, config.seed, inputs)
 

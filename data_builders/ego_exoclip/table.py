@@ -204,10 +204,14 @@ def _clip_ids(take_names: pyarrow.ChunkedArray, annotations: IntArray) -> pyarro
 
 
 def write_tables(tables: Iterable[pyarrow.Table], parquet_path: Path, arrow_path: Path) -> None:
-    """Writes batches to a Parquet file (compact, for other tools) and an Arrow file (to be memory-mapped)."""
+    """Writes batches to a Parquet file (compact, for other tools) and an Arrow file (to be memory-mapped).
+
+    The repeated texts of a batch must begin with those of the batch before.
+    """
+    growing = pyarrow.ipc.IpcWriteOptions(emit_dictionary_deltas=True)
     with (
         pyarrow.parquet.ParquetWriter(parquet_path, CLIP_SCHEMA, compression="zstd", store_schema=False) as parquet,
-        pyarrow.ipc.new_file(str(arrow_path), CLIP_SCHEMA) as arrow,
+        pyarrow.ipc.new_file(str(arrow_path), CLIP_SCHEMA, options=growing) as arrow,
     ):
         for table in tables:
             parquet.write_table(table)

@@ -34,3 +34,14 @@ def shuffled_options(
     random.Random(f"{seed}/{task}/{question_id}").shuffle(order)
     texts = [truth, *wrong]
     return [texts[index] for index in order], order.index(0)
+
+
+def repeated_truths(options: Sequence[str], answer_index: int) -> list[int]:
+    """Returns the indices of the other options whose text is the truth's, but for case, spaces and the final dot."""
+    truth = normal_form(options[answer_index])
+    return [index for index, text in enumerate(options) if index != answer_index and normal_form(text) == truth]
+
+
+def has_repeated_options(options: Sequence[str]) -> bool:
+    """Says whether two options are the same text."""
+    return len({normal_form(text) for text in options}) < len(options)

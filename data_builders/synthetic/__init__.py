@@ -11,6 +11,8 @@ without `--no-traps`) the corpus contains, beside val and test takes and the pse
 
 `synthetic.json` beside them records the settings, the takes of every trap, the held-out combinations and the true
 events. Streams that the real dataset has and nobody reads (SLAM, eye tracking, collage) are listed, not rendered.
+
+`python -m data_builders.synthetic.sources` makes the raw datasets of EgoIT and EgoBench of such a corpus.
 """
 
 from data_builders.synthetic.ground_truth import read_ground_truth, read_sidecar

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from itertools import repeat
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +24,7 @@ from data_builders.synthetic.ground_truth import SIDECAR, read_settings
 from data_builders.synthetic.motion import HEIGHT_M, UP, Array, Key, Motion, animate, interpolate
 from data_builders.synthetic.narration import narrate
 from data_builders.synthetic.palette import make_palette
+from data_builders.synthetic.processes import map_in_processes
 from data_builders.synthetic.rendering import Renderer
 from data_builders.synthetic.takes import TRAPS, TakeSpec, plan_takes
 from data_builders.synthetic.video import write_video
@@ -152,7 +147,8 @@ def build_corpus(config: SyntheticConfig, root: Path, workers: int) -> None:
     width_of_all_views = config.frame_size + config.exo_cameras * config.exo_width
     pixels = config.takes * config.num_frames * config.frame_size * width_of_all_views
     require_free_space(root, int(pixels * BYTES_PER_PIXEL), "the corpus")
-    finished = list(track(_make_takes(config, specs, root, workers), "takes", total=len(specs)))
+    making = map_in_processes(partial(make_take, config, root=root), specs, workers, root)
+    finished = list(track(making, "takes", total=len(specs)))
     write_annotations(root, specs, {take.spec.uid: take.annotations for take in finished})
     write_takes(root, [take.record for take in finished if "unmapped_uid" not in take.spec.traps])
     write_json(root / SIDECAR, _sidecar(config, finished))
@@ -195,37 +191,3 @@ def _sidecar(config: SyntheticConfig, finished: Sequence[FinishedTake]) -> dict[
             for take in finished
         },
     }
-
-
-def _make_takes(config: SyntheticConfig, specs: Sequence[TakeSpec], root: Path, workers: int) -> Iterator[FinishedTake]:
-    if workers == 1:
-        for spec in specs:
-            yield make_take(config, spec, root)
-        return
-    context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
-    try:
-        yield from executor.map(make_take, repeat(config), specs, repeat(root))
-    except BrokenProcessPool as error:
-        raise DataError(
-            f"{root}: a rendering process was killed (out of memory?); finished takes are kept; "
-            "run again, with fewer --workers"
-        ) from error
-    finally:
-        # A second Ctrl-C while the pool closes would leave it waiting for its workers for ever.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        executor.shutdown(cancel_futures=True)
-        signal.signal(signal.SIGINT, handler)
-
-
-def _follow_parent() -> None:
-    """Ctrl-C is handled by the parent alone; a worker whose parent was killed leaves, too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-
-        def leave_with_parent() -> None:
-            parent.join()
-            os._exit(1)
-
-        threading.Thread(target=leave_with_parent, daemon=True).start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -16,26 +16,45 @@ from exo2ego.data.failures import Unreadable
 from exo2ego.data.pairing import ALL_VIEWS, Sample
 from exo2ego.data.processor import Exo2EgoProcessor
 from exo2ego.data.prompting import CAPTION_REQUEST, user_turn
+from exo2ego.data.spans import Span
 from exo2ego.data.video import DecoderName, read_frames
 from exo2ego.errors import DataError, VideoError
 from exo2ego.model.options import View
 from exo2ego.records import Clip, Conversation
+
+if TYPE_CHECKING:
+    from exo2ego.data.clip_store import ClipStore
 
 TextFormat = Literal["plain", "chat"]
 
 
 @dataclass(frozen=True)
 class ClipReader:
-    """Reads the frames of a span and turns them into pixels."""
+    """Reads the frames of a span, from its video or from a clip store, and turns them into pixels."""
 
     root: Path
     processor: Exo2EgoProcessor
     decoder: DecoderName = "pyav"
+    store: ClipStore | None = None
 
-    def pixels(self, video: str, start_s: float | None, end_s: float | None) -> tuple[Tensor, Tensor]:
-        """Returns pixels [T, 3, S, S] and patch mask [L]; raises `VideoError`."""
-        num_frames = self.processor.num_frames
-        frames = read_frames(self.root / video, start_s, end_s, num_frames, decoder=self.decoder, within=self.root)
+    def pixels(self, span: Span) -> tuple[Tensor, Tensor]:
+        """Returns pixels [T, 3, S, S] and patch mask [L].
+
+        Raises `VideoError`, and `DataError` for a span that the store was not made for.
+        """
+        if self.store is not None:
+            clip = self.store.read(span)
+            return self.processor.pixels(clip.frames, clip.source_size)
+        frames = read_frames(
+            self.root / span.video,
+            span.start_s,
+            span.end_s,
+            self.processor.num_frames,
+            decoder=self.decoder,
+            frame_rate=span.frame_rate,
+            observation_s=span.observation_s,
+            within=self.root,
+        )
         return self.processor.pixels(frames)
 
 
@@ -92,7 +111,7 @@ class ClipSamples(Dataset[TrainingSample | Unreadable]):
         sample_id = f"{clip.clip_id}@{sample.view}" if sample.view >= 0 else clip.clip_id
         video = clip.exo_videos[sample.view] if self.view == "exo" else clip.ego_video
         try:
-            pixels, mask = self.reader.pixels(video, clip.start_s, clip.end_s)
+            pixels, mask = self.reader.pixels(Span(video, clip.start_s, clip.end_s))
             exo_pixels, exo_mask = self._exo(clip, sample.view) if self.with_exo else (None, None)
         except VideoError as error:
             return Unreadable.from_error(sample_id, error)
@@ -101,7 +120,7 @@ class ClipSamples(Dataset[TrainingSample | Unreadable]):
 
     def _exo(self, clip: Clip, view: int) -> tuple[Tensor, Tensor]:
         chosen = clip.exo_videos if view == ALL_VIEWS else [clip.exo_videos[view]]
-        read = [self.reader.pixels(video, clip.start_s, clip.end_s) for video in chosen]
+        read = [self.reader.pixels(Span(video, clip.start_s, clip.end_s)) for video in chosen]
         return torch.stack([pixels for pixels, _ in read]), torch.stack([mask for _, mask in read])
 
 
@@ -121,7 +140,7 @@ class ConversationSamples(Dataset[TrainingSample | Unreadable]):
         """Returns the sample, or why it cannot be read."""
         row = self.conversations[sample.index]
         try:
-            pixels, mask = self.reader.pixels(row.video, row.start_s, row.end_s)
+            pixels, mask = self.reader.pixels(Span.of(row))
         except VideoError as error:
             return Unreadable.from_error(row.conversation_id, error)
         prompt = self.reader.processor.chat_prompt(user_turn(row.instruction, row.question, row.options))

@@ -11,6 +11,11 @@ import torch
 from torch.nn import functional
 
 AspectMode = Literal["pad", "crop", "squash"]
+# CLIP's pixel statistics, the ones of openai/clip-vit-large-patch14-336
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+# SigLIP and SigLIP2: pixels from -1 to 1
+SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)
 
 
 def preprocess(
@@ -21,15 +26,17 @@ def preprocess(
     mean: Sequence[float],
     std: Sequence[float],
     patch_size: int,
+    source_size: tuple[int, int] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns (pixels [T, 3, size, size] float32, patch_mask [grid, grid] bool) of frames [T, H, W, 3].
 
     VideoLLaMA2's pixels: `pad` is its `expand2square` with colour int(255 * mean), `crop` is CLIP's shortest edge and
     centre crop, `squash` ignores the aspect ratio (Exo2Ego does not say which: A17). The mask is False for patches
-    that hold nothing but padding.
+    that hold nothing but padding. Frames that were fit to the square before (a clip store's) pass unchanged;
+    `source_size` is then the height and width of the pictures that they were made of.
     """
     pixels = normalise(resize(frames, size, aspect, mean=mean), mean=mean, std=std)
-    height, width = frames.shape[1:3]
+    height, width = source_size or frames.shape[1:3]
     return pixels, patch_mask(height, width, size, aspect, patch_size=patch_size)
 
 
@@ -55,9 +62,10 @@ def normalise(pictures: torch.Tensor, *, mean: Sequence[float], std: Sequence[fl
     return pictures.to(torch.float32, memory_format=torch.contiguous_format).mul_(scale).add_(shift)
 
 
-def padding_colour(mean: Sequence[float]) -> tuple[int, ...]:
+def padding_colour(mean: Sequence[float]) -> tuple[int, int, int]:
     """Returns the grey of VideoLLaMA2's `expand2square`: (122, 116, 104) for CLIP's mean."""
-    return tuple(int(255 * value) for value in mean)
+    red, green, blue = (int(255 * value) for value in mean)
+    return red, green, blue
 
 
 def patch_mask(height: int, width: int, size: int, aspect: AspectMode, *, patch_size: int) -> torch.Tensor:
@@ -91,4 +99,6 @@ def _pad(pictures: torch.Tensor, height: int, width: int, mean: Sequence[float])
 
 
 def _bicubic(pictures: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    if pictures.shape[-2:] == (height, width):
+        return pictures
     return functional.interpolate(pictures, (height, width), mode="bicubic", antialias=True)

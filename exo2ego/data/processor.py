@@ -13,15 +13,9 @@ from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 
-from exo2ego.data.pixels import AspectMode, preprocess
+from exo2ego.data.pixels import CLIP_MEAN, CLIP_STD, AspectMode, preprocess
 from exo2ego.errors import DataError
 from exo2ego.model.tokens import VIDEO_TOKEN
-
-# CLIP's pixel statistics, the ones of openai/clip-vit-large-patch14-336
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-# SigLIP and SigLIP2: pixels from -1 to 1
-SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)
 
 
 class Exo2EgoProcessor(ProcessorMixin):
@@ -66,8 +60,11 @@ class Exo2EgoProcessor(ProcessorMixin):
         path.write_text(json.dumps({**config, "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2), "utf-8")
         return written
 
-    def pixels(self, frames: NDArray[numpy.uint8]) -> tuple[Tensor, Tensor]:
-        """Turns frames [T, H, W, 3] uint8 into pixels [T, 3, S, S] float32 and the patch mask [L] of real picture."""
+    def pixels(self, frames: NDArray[numpy.uint8], source_size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+        """Turns frames [T, H, W, 3] uint8 into pixels [T, 3, S, S] float32 and the patch mask [L] of real picture.
+
+        `source_size` is the height and width of the video where the frames come from a clip store.
+        """
         pixels, mask = preprocess(
             frames,
             self.image_size,
@@ -75,6 +72,7 @@ class Exo2EgoProcessor(ProcessorMixin):
             mean=self.image_mean,
             std=self.image_std,
             patch_size=self.patch_size,
+            source_size=source_size,
         )
         return pixels, mask.flatten()
 

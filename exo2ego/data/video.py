@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from exo2ego.data.decoders import END_SLACK_S, FrameArray, VideoInfo, VideoReader
 from exo2ego.data.decoders.frame_folder import FrameFolderReader
 from exo2ego.data.sampling import SamplingRule, span_indices
@@ -24,22 +26,76 @@ def read_frames(
     decoder: DecoderName = "pyav",
     sampling: SamplingRule = "videollama2",
     frame_rate: float | None = None,
+    observation_s: float | None = None,
     within: Path | None = None,
 ) -> FrameArray:
     """Returns `num_frames` frames [T, H, W, 3], uint8 RGB, upright, of the span, by `sampling.span_indices`.
 
     Times are seconds from the first frame; None is the start or the end of the video. A folder of pictures is a video
-    of `frame_rate` frames per second. `within` is the folder that the file, links followed, must lie in. Opens and
-    closes the file here, so that it works in any worker process. Raises `VideoError`, never returns another frame in
-    place of one that is missing.
+    of `frame_rate` frames per second. With `observation_s` the last frame is the one of that instant, and one fewer
+    stand for the span (EgoPlan). `within` is the folder that the file, links followed, must lie in. Opens and closes
+    the file here, so that it works in any worker process. Raises `VideoError`, never returns another frame in place
+    of one that is missing.
     """
-    _check_span(path, start_s, end_s)
-    reader = _open(locate(path, within), decoder, frame_rate, within)
+    return read_timed_frames(
+        path,
+        start_s,
+        end_s,
+        num_frames,
+        decoder=decoder,
+        sampling=sampling,
+        frame_rate=frame_rate,
+        observation_s=observation_s,
+        within=within,
+    )[0]
+
+
+def read_timed_frames(
+    path: Path,
+    start_s: float | None,
+    end_s: float | None,
+    num_frames: int,
+    *,
+    decoder: DecoderName = "pyav",
+    sampling: SamplingRule = "videollama2",
+    frame_rate: float | None = None,
+    observation_s: float | None = None,
+    within: Path | None = None,
+) -> tuple[FrameArray, list[float]]:
+    """Returns the frames of `read_frames`, and of each its time in seconds from the first frame of the video.
+
+    The times of a folder of pictures without a frame rate are the pictures' numbers, from 0.
+    """
+    parts = span_parts(path, start_s, end_s, num_frames, observation_s)
+    reader = open_reader(path, decoder=decoder, frame_rate=frame_rate, within=within)
     try:
-        timestamps_s = reader.list_frames(start_s, end_s)
-        return reader.read(span_indices(timestamps_s, start_s, end_s, num_frames, rule=sampling))
+        frames: list[FrameArray] = []
+        times_s: list[float] = []
+        for part_start_s, part_end_s, count in parts:
+            timestamps_s = reader.list_frames(part_start_s, part_end_s)
+            indices = span_indices(timestamps_s, part_start_s, part_end_s, count, rule=sampling)
+            frames.append(reader.read(indices))
+            times_s += [float(timestamps_s[index]) for index in indices]
     finally:
         reader.close()
+    if len({part.shape[1:] for part in frames}) > 1:
+        raise VideoError(path, "damaged", "the picture at the observed instant is of another size than the span's")
+    return (frames[0] if len(frames) == 1 else np.concatenate(frames)), times_s
+
+
+def span_parts(
+    path: Path, start_s: float | None, end_s: float | None, num_frames: int, observation_s: float | None = None
+) -> list[tuple[float | None, float | None, int]]:
+    """Returns (start in seconds, end in seconds, number of frames) of the spans that are read one after another.
+
+    Raises `VideoError` (empty_span) for times that are no span.
+    """
+    _check_span(path, start_s, end_s)
+    if observation_s is None:
+        return [(start_s, end_s, num_frames)]
+    _check_span(path, observation_s, observation_s)
+    before = [(start_s, end_s, num_frames - 1)] if num_frames > 1 else []
+    return [*before, (observation_s, observation_s, 1)]
 
 
 def probe(path: Path, *, within: Path | None = None) -> VideoInfo:
@@ -77,7 +133,11 @@ def _check_span(path: Path, start_s: float | None, end_s: float | None) -> None:
         raise VideoError(path, "empty_span", f"expected 0 <= start <= end, got {start_s} to {end_s} s")
 
 
-def _open(path: Path, decoder: DecoderName, frame_rate: float | None, within: Path | None) -> VideoReader:
+def open_reader(
+    path: Path, *, decoder: DecoderName = "pyav", frame_rate: float | None = None, within: Path | None = None
+) -> VideoReader:
+    """Opens a video file or a folder of pictures; raises `VideoError`, `ConfigError` where a package is missing."""
+    path = locate(path, within)
     if path.is_dir():
         return FrameFolderReader(path, frame_rate, within.resolve() if within is not None else None)
     _require_package("av")

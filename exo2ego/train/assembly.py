@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from exo2ego.data.pixels import AspectMode
-from exo2ego.data.processor import CLIP_MEAN, CLIP_STD, SIGLIP_MEAN, SIGLIP_STD, Exo2EgoProcessor
+from exo2ego.data.pixels import CLIP_MEAN, CLIP_STD, SIGLIP_MEAN, SIGLIP_STD, AspectMode
+from exo2ego.data.processor import Exo2EgoProcessor
 from exo2ego.errors import CheckpointError
 from exo2ego.model.building import build_model, build_tokenizer
 from exo2ego.model.modeling import Exo2EgoForConditionalGeneration

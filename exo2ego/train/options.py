@@ -23,6 +23,8 @@ class DataOptions(Config):
     """Decoding processes per GPU; 0 decodes in the training process."""
     decoder: Literal["pyav", "decord"] = "pyav"
     """Video decoder."""
+    clip_store: str | None = None
+    """Folder of a clip store made of this table (python -m data_builders.clip_store), read instead of the videos."""
     max_failure_rate: float = Field(default=0.001, ge=0, le=1)
     """Share of samples whose video may be unreadable before the run stops, fraction."""
     text_format: Literal["plain", "chat"] = "plain"

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from exo2ego.data.batch import Collator
+from exo2ego.data.clip_store import ClipStore
 from exo2ego.data.clips import ClipTable, read_clips
 from exo2ego.data.conversations import read_conversations
 from exo2ego.data.datasets import ClipReader, ClipSamples, ConversationSamples, TextEncoder, blank_sample
@@ -37,7 +38,8 @@ class Prepared:
 
     stage: Stage[Any]
     parent: Checkpoint | None
-    table_hash: str
+    inputs: dict[str, str]
+    """SHA-256 of what it learns from."""
     order: SampleOrder
     plan: BatchPlan
     model: Exo2EgoForConditionalGeneration
@@ -59,7 +61,7 @@ class Prepared:
             "parent": parent_record(self.parent, Path(config.output_dir)),
             "plan": vars(self.plan),
             "freeze_table": [vars(row) for row in self.rows],
-            "provenance": provenance(config.model_dump(mode="json"), config.seed, {"table": self.table_hash}),
+            "provenance": provenance(config.model_dump(mode="json"), config.seed, self.inputs),
         }
 
 
@@ -71,6 +73,7 @@ def prepare(stage: Stage[Any], num_processes: int) -> Prepared:
     config: StageConfig = stage.config
     parent = find_parent(stage)
     records = _read_table(stage)
+    store = ClipStore(Path(config.data.clip_store)) if config.data.clip_store else None
     order = _sample_order(stage, records)
     plan = plan_batches(
         global_size=config.batch.global_size,
@@ -88,17 +91,19 @@ def prepare(stage: Stage[Any], num_processes: int) -> Prepared:
     model.train()  # a frozen teacher stays in eval mode (A21)
     model.set_gradient_checkpointing(list(config.gradient_checkpointing))
     processor = build_processor(model, tokenizer, config.model.aspect)
+    if store is not None:
+        store.require_fits(processor)
     return Prepared(
         stage=stage,
         parent=parent,
-        table_hash=hash_file(Path(config.data.table)),
+        inputs={"table": hash_file(Path(config.data.table))} | ({"clip_store": store.identity} if store else {}),
         order=order,
         plan=plan,
         model=model,
         processor=processor,
         table=table,
         rows=rows,
-        samples=_samples(stage, records, processor),
+        samples=_samples(stage, records, processor, store),
         collate=Collator(
             processor.tokenizer.pad_token_id, blank_sample(processor, stage.view, with_exo=needs_exo_beside(stage))
         ),
@@ -140,7 +145,7 @@ def needs_exo_beside(stage: Stage[Any]) -> bool:
 
 def _read_table(stage: Stage[Any]) -> ClipTable | list[Conversation]:
     root, path = Path(stage.config.data.root), Path(stage.config.data.table)
-    if not root.is_dir():
+    if stage.config.data.clip_store is None and not root.is_dir():
         raise DataError(f"{root}: data.root is not a folder; give the folder that the table's video paths start from")
     if not path.is_file():
         raise DataError(f"{path}: data.table does not exist; build it first (docs/training.md)")
@@ -162,9 +167,11 @@ def _sample_order(stage: Stage[Any], records: ClipTable | list[Conversation]) ->
     return SampleOrder(num_views, stage.pairing, stage.config.seed)
 
 
-def _samples(stage: Stage[Any], records: ClipTable | list[Conversation], processor: Exo2EgoProcessor) -> Dataset[Any]:
+def _samples(
+    stage: Stage[Any], records: ClipTable | list[Conversation], processor: Exo2EgoProcessor, store: ClipStore | None
+) -> Dataset[Any]:
     data = stage.config.data
-    reader = ClipReader(Path(data.root), processor, data.decoder)
+    reader = ClipReader(Path(data.root), processor, data.decoder, store)
     encode = TextEncoder(processor, stage.view, data.max_text_tokens)
     if isinstance(records, ClipTable):
         with_exo = needs_exo_beside(stage)

@@ -15,6 +15,7 @@ FREE = (
     "parent",  # compared by its weights
     "data.table",  # compared by its content
     "data.root",
+    "data.clip_store",  # compared by its content
     "data.num_workers",
     "data.max_failure_rate",
     "batch.local_size",
@@ -68,6 +69,7 @@ def _identity(record: dict[str, Any]) -> dict[str, Any]:
     return bound | {
         "weights of the parent": parent["identity"] if parent else None,
         "content of data.table": record["provenance"]["inputs"]["table"],
+        "content of data.clip_store": record["provenance"]["inputs"].get("clip_store"),
         "steps and warm-up": [record["plan"]["total_steps"], record["plan"]["warmup_steps"]],
     }
 

@@ -14,9 +14,10 @@ from exo2ego.command_line import RunOptions
 from exo2ego.config import load_config
 from exo2ego.data.clips import read_clips
 from exo2ego.errors import CheckpointError
+from exo2ego.records import Conversation
 from exo2ego.storage import read_json, read_jsonl
 from exo2ego.train import language
-from stages.init_language import InitLanguageConfig, train_language
+from stages.init_language import InitLanguageConfig, described, train_language
 from stages.init_language import corpus as lines_of
 from tests.shared_data import REPOSITORY
 from tests.tiny_corpus import TinyCorpus, write_clips
@@ -39,6 +40,18 @@ def test_the_lines_have_the_form_of_training_samples(corpus: TinyCorpus, tmp_pat
     assert any("<video>" in context for context, _ in lines)
 
 
+def test_every_file_of_conversations_is_read(corpus: TinyCorpus, tmp_path: Path) -> None:
+    once = lines_of(config_for(corpus, tmp_path))
+    twice = lines_of(config_for(corpus, tmp_path, f"conversations=[{corpus.conversations},{corpus.conversations}]"))
+    assert [answer for _, answer in twice] == [answer for _, answer in once] + [answer for _, answer in once[12:]]
+
+
+@pytest.mark.parametrize("answer", ["B", "(B) on the mat", "on the mat"])
+def test_a_letter_stands_for_its_option(answer: str) -> None:
+    row = Conversation(id="1", source="any", video="v.mp4", options=["on the tray", "on the mat"], answer=answer)
+    assert described(row) == "on the mat"
+
+
 def test_it_learns_and_loads(corpus: TinyCorpus, tmp_path: Path) -> None:
     config = config_for(corpus, tmp_path / "language")
     assert train_language(config, RunOptions()) == 0
@@ -49,7 +62,7 @@ def test_it_learns_and_loads(corpus: TinyCorpus, tmp_path: Path) -> None:
     assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(tmp_path / "language"))
     record = read_json(tmp_path / "language" / "provenance.json")
     assert record["config"]["epochs"] == 20
-    assert set(record["inputs"]) == {"clips", "conversations"}
+    assert set(record["inputs"]) == {"clips", "conversations/0"}
 
 
 def test_a_complete_model_is_left_alone_and_another_is_refused(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,27 @@ class VideoReader(Protocol):
 
     def close(self) -> None:
         """Releases the file."""
+        ...
+
+
+class FramePlace(NamedTuple):
+    """Where in a video one frame lies; places of one video sort in the order of time."""
+
+    group: int
+    """The key frame that decoding has to start from."""
+    tick: int
+    """The frame itself, in the file's own unit of time."""
+
+
+class SequentialReader(VideoReader, Protocol):
+    """A reader that also yields frames of many spans in one pass through the video, each decoded once."""
+
+    def places(self, indices: Sequence[int]) -> list[FramePlace]:
+        """Returns where the frames at these places of the last list lie."""
+        ...
+
+    def read_group(self, group: int, ticks: Collection[int]) -> Iterator[tuple[int, FrameArray]]:
+        """Yields (tick, picture [H, W, 3], RGB, upright) of frames that are decoded from one key frame on."""
         ...
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from exo2ego.data.decoders import MAX_PIXELS, FloatArray, FrameArray, require_start_inside
+from exo2ego.data.decoders import MAX_PIXELS, FloatArray, FrameArray, FramePlace, require_start_inside
 from exo2ego.errors import VideoError
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
@@ -49,6 +49,15 @@ class FrameFolderReader:
         if len(sizes) > 1:
             raise VideoError(self._path, "damaged", f"expected pictures of one size, got {sorted(sizes)}")
         return np.stack([frames[index] for index in indices])
+
+    def places(self, indices: Sequence[int]) -> list[FramePlace]:
+        """Returns where the frames at these places of the last list lie: every picture stands alone."""
+        return [FramePlace(index, index) for index in indices]
+
+    def read_group(self, group: int, ticks: Collection[int]) -> Iterator[tuple[int, FrameArray]]:
+        """Yields (number, picture [H, W, 3], RGB, upright) of one picture."""
+        del ticks
+        yield group, self._read_picture(self._pictures[group])
 
     def close(self) -> None:
         """Does nothing: pictures are opened one by one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,14 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from exo2ego.data.decoders import END_SLACK_S, FloatArray, FrameArray, VideoInfo, require_start_inside
+from exo2ego.data.decoders import (
+    END_SLACK_S,
+    FloatArray,
+    FrameArray,
+    FramePlace,
+    VideoInfo,
+    require_start_inside,
+)
 from exo2ego.data.decoders.container import declared_end_s, open_video, typed_errors
 from exo2ego.errors import VideoError
 
@@ -82,6 +89,16 @@ class PyAVReader:
                         frames = np.empty((len(indices), *picture.shape), dtype=np.uint8)
                     frames[places[pts]] = picture  # a ValueError, hence "damaged", if the picture size changes
         return frames
+
+    def places(self, indices: Sequence[int]) -> list[FramePlace]:
+        """Returns where the frames at these places of the last list lie."""
+        ticks = [self._listing.pts[index] for index in indices]
+        return [FramePlace(self._listing.key_before(tick), tick) for tick in ticks]
+
+    def read_group(self, group: int, ticks: Collection[int]) -> Iterator[tuple[int, FrameArray]]:
+        """Yields (tick, picture [H, W, 3], RGB, upright) of frames that are decoded from one key frame on."""
+        with typed_errors(self._path, "damaged", "a picture cannot be decoded"):
+            yield from self._decode(group, set(ticks))
 
     def info(self) -> VideoInfo:
         """Decodes the first frame, checks that the last one is there, and returns what was found."""

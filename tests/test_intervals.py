@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.intervals import Interval, clustered_interval, student_quantile, wilson_interval
+from exo2ego.intervals import Interval, clustered_interval, student_quantile, wilson_interval
 
 REPEATS = 400
 

@@ -27,7 +27,7 @@ def wilson_interval(proportion: float, count: float, confidence: float = 0.95) -
     return Interval(max(0.0, centre - half_width), min(1.0, centre + half_width))
 
 
-def clustered_interval(correct: Sequence[bool], clusters: Sequence[str], confidence: float = 0.95) -> Interval:
+def clustered_interval(correct: Sequence[float], clusters: Sequence[str], confidence: float = 0.95) -> Interval:
     """Returns Wilson's interval at the effective number of answers, given which video each answer belongs to.
 
     The design effect is the cluster-robust variance of the accuracy over its binomial variance, never below 1; the
@@ -36,7 +36,7 @@ def clustered_interval(correct: Sequence[bool], clusters: Sequence[str], confide
 
     Chosen because it keeps its promise with few videos: over 6 to 100 videos, accuracy .2 to .95, correlation within
     a video 0 to .3, its simulated coverage stays above .88 (at .2 and .6 above .91), where the percentile bootstrap
-    over videos falls to .61 and the interval that ignores videos to .53 (`tests/eval/test_intervals.py`).
+    over videos falls to .61 and the interval that ignores videos to .53 (`tests/test_intervals.py`).
     """
     right = numpy.asarray(correct, dtype=float)
     _, cluster_of = numpy.unique(numpy.asarray(clusters), return_inverse=True)

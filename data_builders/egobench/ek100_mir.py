@@ -1,0 +1,255 @@
+"""EPIC-KITCHENS-100 multi-instance retrieval as an EgoBench table of five-option questions: ek100_mir.
+
+Source: github.com/epic-kitchens/epic-kitchens-100-annotations, `retrieval_annotations`. Licence: CC BY-NC 4.0. Version:
+the repository's `EPIC_100_retrieval_test.csv` (9,668 clips; `EPIC_100_validation.csv` is the same file).
+
+Which caption tells the clip? The wrong options are the captions of the test file most similar to the truth (Exo2Ego
+Supplement C.1.5). Among them are captions of the same action in other words, as in the paper's own example (grab and
+take mozzarella); `meta.also_correct` tells them and `meta.relevance` has the official relevance of every option.
+
+Traps: the last rows of the sentence file carry the caption of the next row, so captions are looked up by narration id;
+frame numbers count 60 per second for every video, also for those recorded at 30, 48 or 90, so only timestamps are used;
+noun classes are written as Python lists and can hold one class twice; some captions belong to several classes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field, FiniteFloat
+
+from data_builders.distractors.options import DistractorOptions, open_pool
+from data_builders.distractors.pool import Neighbour
+from data_builders.distractors.quality import report_quality
+from data_builders.egobench.choices import arrange
+from data_builders.egobench.clip_lengths import ClipLengths
+from data_builders.egobench.ek100_relevancy import ActionClass, Captions
+from data_builders.media import MediaFolder
+from data_builders.paper_counts import PaperCount
+from data_builders.raw_files import RawFiles
+from data_builders.raw_rows import ClockSeconds, FileStem, PythonList, RawRow, Text
+from data_builders.source import Account, Source, Tables, run_source
+from exo2ego.errors import DataError
+from exo2ego.records import Question
+
+TABLE = "ek100_mir"
+QUESTION = (
+    "Given a query video segment, how can captions be ranked so that those with a higher rank are more semantically "
+    "relevant to the action in the query video segment?"
+)
+"""Exo2Ego Table 12."""
+NUM_DISTRACTORS = 4
+VIDEO_SUFFIX = ".mp4"
+LAYOUTS = (
+    "{participant}/{video}.MP4",
+    "{participant}/videos/{video}.MP4",
+    "{participant}/rgb_frames/{video}",
+    "{participant}/{video}.mp4",
+    "{participant}/videos/{video}.mp4",
+    "{video}.MP4",
+    "{video}.mp4",
+)
+NounClasses = Annotated[list[int], PythonList, Field(min_length=1)]
+
+
+class EK100Options(DistractorOptions):
+    """Options of `python -m data_builders.egobench.ek100_mir`."""
+
+    pool: Literal["test", "train+test"] = "test"
+    """Whose captions are wrong options."""
+    exclude_equivalent: bool = False
+    """Take no caption of the same action class as a wrong option (the paper does not check)."""
+
+
+class ClipRow(RawRow):
+    """A row of the test file."""
+
+    narration_id: FileStem
+    participant: FileStem = Field(validation_alias="participant_id")
+    video: FileStem = Field(validation_alias="video_id")
+    start_s: ClockSeconds = Field(validation_alias="start_timestamp")
+    end_s: ClockSeconds = Field(validation_alias="stop_timestamp")
+    caption: Text = Field(validation_alias="narration")
+    verb_class: int
+    noun_classes: NounClasses = Field(validation_alias="all_noun_classes")
+
+    @property
+    def action(self) -> ActionClass:
+        """The class of the action."""
+        return ActionClass(self.verb_class, frozenset(self.noun_classes))
+
+
+class SentenceRow(RawRow):
+    """A row of the test sentence file."""
+
+    narration_id: FileStem
+    caption: Text = Field(validation_alias="narration")
+
+
+class TrainSentenceRow(SentenceRow):
+    """A row of the train sentence file."""
+
+    verb_class: int
+    noun_classes: NounClasses
+
+
+class VideoRow(RawRow):
+    """A row of `EPIC_100_video_info.csv`."""
+
+    video: FileStem = Field(validation_alias="video_id")
+    frame_rate: FiniteFloat = Field(validation_alias="fps", gt=0)
+
+
+def read(options: EK100Options, account: Account) -> Tables[Question]:
+    """Returns one question per clip of the test file."""
+    files = RawFiles(options.root, "EPIC-KITCHENS-100 annotations")
+    clips = read_clips(files)
+    captions = Captions(read_captions(files, clips, options.pool, account))
+    frame_rates = _read_frame_rates(files)
+    account.inputs = files.hashes()
+    return {TABLE: _questions(clips, captions, frame_rates, options, account)}
+
+
+def _in_retrieval_folder(*names: str) -> list[str]:
+    return [f"{folder}{name}" for name in names for folder in ("retrieval_annotations/", "")]
+
+
+def read_clips(files: RawFiles) -> dict[str, tuple[str, ClipRow]]:
+    """Returns place and row of the test file by narration id."""
+    names = _in_retrieval_folder("EPIC_100_retrieval_test.csv", "EPIC_100_validation.csv")
+    path = files.find(*names, what="the retrieval test file")
+    clips: dict[str, tuple[str, ClipRow]] = {}
+    for where, row in files.csv_rows(path, ClipRow, "EPIC-KITCHENS-100 retrieval test file"):
+        if row.narration_id in clips:
+            raise DataError(f"{where}: narration_id {row.narration_id} is given twice")
+        clips[row.narration_id] = where, row
+    return clips
+
+
+def read_captions(
+    files: RawFiles, clips: Mapping[str, tuple[str, ClipRow]], pool: str, account: Account
+) -> Iterator[tuple[str, ActionClass]]:
+    """Yields caption and class of every row of the sentence file, and of train with `pool="train+test"`."""
+    names = _in_retrieval_folder("EPIC_100_retrieval_test_sentence.csv")
+    path = files.find(*names, what="the test sentence file")
+    for where, sentence in files.csv_rows(path, SentenceRow, "EPIC-KITCHENS-100 test sentence file"):
+        if sentence.narration_id not in clips:
+            raise DataError(f"{where}: {sentence.narration_id} is not in the test file; are both of one version?")
+        _, clip = clips[sentence.narration_id]
+        if sentence.caption != clip.caption:
+            account.note("the sentence file has another caption than the test file, which counts", where)
+        yield clip.caption, clip.action
+    if pool == "train+test":
+        names = _in_retrieval_folder("EPIC_100_retrieval_train_sentence.csv")
+        path = files.find(*names, what="the train sentence file (pool=train+test)")
+        for _, row in files.csv_rows(path, TrainSentenceRow, "EPIC-KITCHENS-100 train sentence file"):
+            yield row.caption, ActionClass(row.verb_class, frozenset(row.noun_classes))
+
+
+def _read_frame_rates(files: RawFiles) -> dict[str, float]:
+    """Returns frames per second by video; folders of frames need it, and nothing where there is no such file."""
+    names = ("EPIC_100_video_info.csv", "../EPIC_100_video_info.csv")
+    if not files.has(*names):
+        return {}
+    path = files.find(*names, what="the video list")
+    return {row.video: row.frame_rate for _, row in files.csv_rows(path, VideoRow, "EPIC-KITCHENS-100 video list")}
+
+
+def _questions(
+    clips: Mapping[str, tuple[str, ClipRow]],
+    captions: Captions,
+    frame_rates: Mapping[str, float],
+    options: EK100Options,
+    account: Account,
+) -> Iterator[Question]:
+    media = MediaFolder(options, LAYOUTS, account)
+    lengths = ClipLengths()
+    distractors = _distractors([row for _, row in clips.values()], captions, options)
+    for where, row in clips.values():
+        if row.end_s <= row.start_s:
+            account.drop("clip without length", where)
+            continue
+        video = media.find(where, participant=row.participant, video=row.video)
+        if video is None:
+            continue
+        frame_rate = None
+        if not video.lower().endswith(VIDEO_SUFFIX):
+            frame_rate = frame_rates.get(row.video)
+            if frame_rate is None:
+                raise DataError(
+                    f"{where}: {video} is a folder of frames, which needs the frame rate of {row.video}: put "
+                    f"EPIC_100_video_info.csv of the annotations into {options.root}"
+                )
+        lengths.add(row.video, row.end_s - row.start_s)
+        yield _question(row, video, frame_rate, distractors[row.caption, row.action], captions, options)
+    lengths.tell(account, TABLE, paper_mean_s=3.7)
+
+
+def _distractors(
+    rows: Sequence[ClipRow], captions: Captions, options: EK100Options
+) -> dict[tuple[str, ActionClass], list[Neighbour]]:
+    """Returns the wrong options by caption and class of the clip: a caption can tell clips of several classes."""
+    keys = list(dict.fromkeys((row.caption, row.action) for row in rows))
+    pool = open_pool(captions.texts, options)
+    excluded = [captions.equivalents.get(action, set()) for _, action in keys] if options.exclude_equivalent else None
+    nearest = pool.nearest([caption for caption, _ in keys], NUM_DISTRACTORS, excluded=excluded)
+    return dict(zip(keys, nearest, strict=True))
+
+
+def _question(
+    row: ClipRow,
+    video: str,
+    frame_rate: float | None,
+    distractors: Sequence[Neighbour],
+    captions: Captions,
+    options: EK100Options,
+) -> Question:
+    question_id = f"{TABLE}/{row.narration_id}"
+    choices = arrange(row.caption, distractors, task=TABLE, question_id=question_id, seed=options.seed)
+    relevance = [captions.relevance(text, row.action) for text in choices.texts]
+    relevance[choices.answer_index] = 1.0
+    return Question(
+        id=question_id,
+        task=TABLE,
+        source=TABLE,
+        split="test",
+        video=video,
+        start=row.start_s,
+        end=row.end_s,
+        question=QUESTION,
+        options=choices.printed(options.option_style),
+        answer_index=choices.answer_index,
+        answer_text=row.caption,
+        frame_rate=frame_rate,
+        meta={
+            "verb_class": row.verb_class,
+            "noun_classes": sorted(set(row.noun_classes)),
+            "relevance": relevance,
+            "also_correct": [
+                index for index, value in enumerate(relevance) if value == 1.0 and index != choices.answer_index
+            ],
+            "similarities": choices.similarities,
+        },
+    )
+
+
+SOURCE = Source(
+    name=TABLE,
+    kind="egobench",
+    options=EK100Options,
+    read=read,
+    tables=(TABLE,),
+    paper={TABLE: PaperCount(9668, "Table 2")},
+    finish=report_quality,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `python -m data_builders.egobench.ek100_mir`."""
+    return run_source(SOURCE, __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
