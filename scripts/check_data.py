@@ -231,8 +231,8 @@ def _told_overlaps(overlaps: dict[str, Any]) -> Iterator[str | Table]:
     yield table
     texts = overlaps["texts"]
     yield (
-        f"different texts: {texts['num_same']:,} the same, {texts['num_similar']:,} similar; {texts['num_same_short']:,} "
-        f"shorter than {texts['min_words']} words are the same and not counted"
+        f"different texts: {texts['num_same']:,} the same, {texts['num_similar']:,} similar; "
+        f"{texts['num_same_short']:,} shorter than {texts['min_words']} words are the same and not counted"
     )
     for template in texts["shared_templates"]:
         yield (

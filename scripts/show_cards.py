@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from exo2ego.data.prompting import LETTERS
+from exo2ego.data.prompting import LETTERS, normal_form
 from exo2ego.data.spans import Span
 from exo2ego.records import Clip, Conversation, Prediction, Question, Record
 from scripts.record_files import Row
@@ -124,8 +124,11 @@ def _question_card(number: int, question: Question) -> Card:
         for place, (letter, text) in enumerate(zip(_letters(len(question.options)), question.options, strict=True))
     ]
     texts = [("question", question.question)]
-    if question.answer_index is None or question.answer_text != question.options[question.answer_index]:
-        texts.append(("answer", question.answer_text or "the label is not public"))
+    truth, answer = question.answer_index, question.answer_text
+    if truth is None:
+        texts.append(("answer", answer or "the label is not public"))
+    elif answer is not None and normal_form(answer) != normal_form(question.options[truth]):
+        texts.append(("answer_text", answer))
     facts = [
         ("span", _span(question.start_s, question.end_s)),
         *_told(question, "split", "observation_s", "frame_rate"),
@@ -150,15 +153,7 @@ def _add_prediction(card: Card, prediction: Prediction, *, has_question: bool) -
     if len(scores) != len(card.options):
         scores = [None] * len(card.options)
     card.options = [
-        Option(
-            option.letter,
-            option.text,
-            option.is_truth,
-            option.is_also_correct,
-            place == prediction.predicted_index,
-            option.similarity,
-            scores[place],
-        )
+        replace(option, is_predicted=place == prediction.predicted_index, score=scores[place])
         for place, option in enumerate(card.options)
     ]
     if prediction.answer_index is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,9 @@ def test_duplicates_are_found_by_id_and_by_content() -> None:
     assert kinds(prediction(), prediction(mode="letter"), prediction()) == [[], [], ["duplicate_id"]]
 
 
-def checked(tmp_path: Path, media: Path | None, records: list[Record], *arguments: Any) -> tuple[int, dict[str, Any]]:
+def checked(
+    tmp_path: Path, media: Path | None, records: Sequence[Record], *arguments: Any
+) -> tuple[int, dict[str, Any]]:
     path = write_records(tmp_path / "records.jsonl", records)
     where = [] if media is None else ["--media-root", str(media)]
     out = tmp_path / "report.json"
@@ -158,9 +161,12 @@ def test_probes_are_remembered_until_a_file_changes(
     rows = [conversation(id=name, video=name) for name in ("a.mp4", "b.mp4", "absent.mp4")]
     probed: list[str] = []
     real = exo2ego.data.video.probe
-    monkeypatch.setattr(
-        exo2ego.data.video, "probe", lambda path, **more: (probed.append(path.name), real(path, **more))[1]
-    )
+
+    def recorded(path: Path, **more: Any) -> Any:
+        probed.append(path.name)
+        return real(path, **more)
+
+    monkeypatch.setattr(exo2ego.data.video, "probe", recorded)
 
     assert checked(tmp_path, root, rows)[0] == 3
     assert sorted(probed) == ["a.mp4", "b.mp4"]

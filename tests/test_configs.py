@@ -10,16 +10,20 @@ import pytest
 from exo2ego.config import Config, load_config, parse_yaml, to_yaml, validate_config
 from tests.shared_data import REPOSITORY
 
-FILES = sorted(path for root in ("stages", "eval") for path in (REPOSITORY / root / "configs").rglob("*.yaml"))
+FILES = sorted(path for root in ("stages", "eval", "data_builders") for path in (REPOSITORY / root / "configs").rglob("*.yaml"))
 
 
 def config_class(path: Path) -> type[Config] | None:
-    """stages/configs/**/stage2.yaml belongs to `stages.stage2`, eval/configs/*.yaml to `eval.egobench`."""
+    """The class of the command that a file is for.
+
+    stages/configs/**/stage2.yaml belongs to `stages.stage2`, eval/configs/*.yaml to `eval.egobench`,
+    data_builders/configs/egoit.yaml to `data_builders.egoit.all`.
+    """
     root = path.relative_to(REPOSITORY).parts[0]
-    module = "egobench" if root == "eval" else path.stem
+    module = {"eval": "egobench", "data_builders": f"{path.stem}/all"}.get(root, path.stem)
     if not (REPOSITORY / root / f"{module}.py").exists():
         return None
-    return importlib.import_module(f"{root}.{module}").CONFIG
+    return importlib.import_module(f"{root}.{module}".replace("/", ".")).CONFIG
 
 
 def extended_files() -> set[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -35,11 +36,11 @@ def test_recordings_are_told_from_paths(video: str, recording: str, part: str) -
     assert recording_of(video) == (recording, part)
 
 
-def overlaps(training: list[Record], benchmark: list[Record]) -> dict[str, Any]:
+def overlaps(training: Sequence[Record], benchmark: Sequence[Record]) -> dict[str, Any]:
     return find_overlaps(items(training), items(benchmark))
 
 
-def items(records: list[Record]) -> list[Item]:
+def items(records: Sequence[Record]) -> list[Item]:
     return [item for record in records if (item := item_of(record)) is not None]
 
 

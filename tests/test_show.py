@@ -7,6 +7,7 @@ import hashlib
 import html
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def processor() -> Exo2EgoProcessor:
     return Exo2EgoProcessor(tiny_tokenizer(), {"ego": 24}, num_frames=4)
 
 
-def page_of(tmp_path: Path, records: list[Record] | Path, *arguments: Any) -> str:
+def page_of(tmp_path: Path, records: Sequence[Record] | Path, *arguments: Any) -> str:
     path = records if isinstance(records, Path) else write_records(tmp_path / "records.jsonl", records)
     out = tmp_path / "page.html"
     assert show.main([str(path), "--out", str(out), *map(str, arguments)]) == 0
@@ -182,10 +183,8 @@ def test_a_wrong_command_line_is_one_message(
     assert not (tmp_path / "page.html").exists()
 
 
-def ids_of(pieces: list[Piece], kind: str) -> list[int | None]:
-    return [
-        piece.token_id for piece in pieces if (piece.kind == "target") == (kind == "target") for _ in range(piece.count)
-    ]
+def ids_of(pieces: list[Piece], *kinds: str) -> list[int | None]:
+    return [piece.token_id for piece in pieces if piece.kind in kinds for _ in range(piece.count)]
 
 
 def test_the_tokens_shown_are_those_of_training(processor: Exo2EgoProcessor) -> None:

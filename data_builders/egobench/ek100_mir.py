@@ -208,8 +208,10 @@ def _question(
 ) -> Question:
     question_id = f"{TABLE}/{row.narration_id}"
     choices = arrange(row.caption, distractors, task=TABLE, question_id=question_id, seed=options.seed)
-    relevance = [captions.relevance(text, row.action) for text in choices.texts]
-    relevance[choices.answer_index] = 1.0
+    relevance = [
+        1.0 if index == choices.answer_index else captions.relevance(text, row.action)
+        for index, text in enumerate(choices.texts)
+    ]
     return Question(
         id=question_id,
         task=TABLE,

@@ -48,5 +48,5 @@ class Captions:
         return self._told
 
     def relevance(self, text: str, action: ActionClass) -> float:
-        """Returns how relevant a caption is to an action, by the best of its classes."""
+        """Returns how relevant one of the captions is to an action, by the best of its classes."""
         return max(relevance(action, other) for other in self._classes[normal_form(text)])

@@ -87,6 +87,14 @@ def test_captions_of_train_are_an_option(root: Path) -> None:
     assert not any("take more mozzarella." in question.options for question in questions.values())
 
 
+def test_a_clip_whose_caption_is_not_in_the_sentence_file(root: Path) -> None:
+    text = (root / SENTENCES).read_text()
+    (root / SENTENCES).write_text(text.replace("P01_11_2,put down mozzarella\n", ""))
+    put_down = build(root)[1]["P01_11_2"]
+    assert put_down.options[put_down.answer_index or 0] == "put down mozzarella."
+    assert put_down.meta["relevance"][put_down.answer_index or 0] == 1.0
+
+
 @pytest.mark.parametrize("layout", ["P01/P01_11.MP4", "P01/videos/P01_11.mp4", "P01_11.MP4", "P01/rgb_frames/P01_11"])
 def test_layouts_of_the_videos(root: Path, tmp_path: Path, layout: str) -> None:
     videos = tmp_path / "videos"
