@@ -31,7 +31,14 @@ from scripts.record_views import views_of
 MAX_LISTED = 10_000
 """Findings of one kind that the report lists; the counts are of all."""
 NUM_EXAMPLES = 3
-OVERLAPS = ("same_video", "overlapping_span", "same_text", "similar_text", "same_video_and_text")
+OVERLAPS = {
+    "same_video": "video",
+    "overlapping_span": "span of it",
+    "same_text": "text",
+    "similar_text": "text, nearly",
+    "same_video_and_text": "video and text",
+}
+"""What a question can share with the training records, and its column."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -225,7 +232,7 @@ def _told_overlaps(overlaps: dict[str, Any]) -> Iterator[str | Table]:
         f"overlap: {overlaps['training_records']:,} records against {overlaps['benchmark_records']:,} questions; "
         f"{overlaps['videos']['num_shared']:,} videos are shared"
     )
-    table = Table("questions of", "all", *(kind.replace("_", " ") for kind in OVERLAPS))
+    table = Table("task", "questions", *OVERLAPS.values(), title="questions that share with training a …")
     for task in overlaps["by_task"]:
         table.add_row(task["task"], f"{task['questions']:,}", *(f"{task[kind]:,}" for kind in OVERLAPS))
     yield table

@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from data_builders.json_stream import stream_list
 from exo2ego.errors import DataError
 from exo2ego.records import Clip, Conversation, Prediction, Question, Record
-from exo2ego.storage import read_json
 
 MAX_LINE_BYTES = 1 << 24
 """A longer line is no record; it is skipped without being read into memory."""
@@ -117,7 +117,7 @@ class _ClipFile(RecordFile):
 class _ListFile(RecordFile):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._values = read_json(path, "list of records")
+        self._values = list(stream_list(path, "list of records"))
 
     def __len__(self) -> int:
         return len(self._values)

@@ -72,6 +72,8 @@ def test_a_huge_line_is_skipped_without_being_parsed(tmp_path: Path) -> None:
         (b'[{"id": 1}', "not valid JSON"),
         (b"PAR1 and then nothing", "cannot be read as a clip table"),
         (b"[1, 2]", "holds no JSON object"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "holds no JSON object"),
     ],
 )
 def test_a_file_of_something_else_is_refused(tmp_path: Path, content: bytes, message: str) -> None:

@@ -59,19 +59,23 @@ class TextPool:
         """
         if count < 1 or (excluded is not None and len(excluded) != len(truths)):
             raise ValueError(f"expected a positive count and one collection per truth, got {count} and other lengths")
-        without = excluded if excluded is not None else [()] * len(truths)
-        asked = [(normal_form(truth), id(texts)) for truth, texts in zip(truths, without, strict=True)]
-        columns_of = {id(texts): self._columns(texts) for texts in {id(texts): texts for texts in without}.values()}
+        form_of = {truth: normal_form(truth) for truth in set(truths)}
+        asked: list[tuple[str, int | None]] = [(form_of[truth], None) for truth in truths]
+        columns_of: dict[int | None, Numbers] = {}
+        if excluded is not None:
+            asked = [(form, id(texts)) for (form, _), texts in zip(asked, excluded, strict=True)]
+            distinct = {id(texts): texts for texts in excluded}
+            columns_of = {key: self._columns(texts) for key, texts in distinct.items()}
         columns = numpy.arange(len(self)) if allowed is None else self._columns(allowed)
         searches = list(dict.fromkeys(asked)) if len(columns) else []
         outside = self._embed_outside(form for form, _ in searches)
-        answers: dict[tuple[str, int], list[Neighbour]] = {}
+        answers: dict[tuple[str, int | None], list[Neighbour]] = {}
         search = NearestSearch(self._vectors, columns, count)
         for start in range(0, len(searches), QUERIES_PER_BLOCK):
             block = searches[start : start + QUERIES_PER_BLOCK]
             queries = numpy.stack([self._vector(form, outside) for form, _ in block])
-            masks = [self._with_own(form, columns_of[key]) for form, key in block]
-            found, similarities = search.find(queries, masks)
+            own = numpy.array([self._column_of.get(form, -1) for form, _ in block])
+            found, similarities = search.find(queries, own, [columns_of[key] for _, key in block if columns_of])
             for one, *row in zip(block, found.tolist(), similarities.tolist(), strict=True):
                 answers[one] = [
                     Neighbour(self.texts[column], similarity)
@@ -92,10 +96,6 @@ class TextPool:
         """Returns the columns of those texts that are in the pool, sorted."""
         columns = {self._column_of.get(text, -1) for text in map(normal_form, texts)} - {-1}
         return numpy.array(sorted(columns), numpy.int64)
-
-    def _with_own(self, form: str, columns: Numbers) -> Numbers:
-        own = self._column_of.get(form)
-        return columns if own is None else numpy.append(columns, own)
 
     def _embed_outside(self, forms: Iterable[str]) -> Mapping[str, Vectors]:
         """Returns the vectors of the truths that are not in the pool."""

@@ -32,15 +32,16 @@ class NearestSearch:
         most = max((block.group * block.width for block in self._blocks), default=0)
         self._products = numpy.empty(QUERIES_PER_BLOCK * most, numpy.float32)  # new memory for each block costs time
 
-    def find(self, queries: Vectors, excluded: Sequence[Numbers]) -> tuple[Numbers, Similarities]:
+    def find(self, queries: Vectors, own: Numbers, excluded: Sequence[Numbers] = ()) -> tuple[Numbers, Similarities]:
         """Returns columns and similarities of at most QUERIES_PER_BLOCK queries [Q, D], both [Q, count].
 
         Best first by the similarity to six decimals, then by column; where too few are left, columns of -1.
-        `excluded[q]` are columns that query q must not get.
+        Query q does not get the column `own[q]` (-1: it has none), nor, where they are given, those of `excluded[q]`.
         """
         found = _Candidates(queries, self._vectors, self._count)
-        masked_queries = numpy.repeat(numpy.arange(len(queries)), [len(one) for one in excluded])
-        masked_columns = numpy.concatenate([numpy.empty(0, numpy.int64), *excluded])
+        numbers = numpy.arange(len(queries))
+        more = numpy.repeat(numbers[: len(excluded)], [len(one) for one in excluded])
+        masked_queries, masked_columns = numpy.concatenate([numbers, more]), numpy.concatenate([own, *excluded])
         for block in self._blocks:
             shape = (len(queries), block.group, block.width)
             products = self._products[: len(queries) * block.group * block.width].reshape(shape)

@@ -79,6 +79,7 @@ def test_blocks_and_groups_change_nothing(monkeypatch: pytest.MonkeyPatch, seed:
     exact[:, numpy.setdiff1d(numpy.arange(500), columns)] = -numpy.inf
     expected = numpy.argsort(-exact, axis=1, kind="stable")[:, :9]
 
+    none = numpy.full(500, -1)
     for queries, of_block, group, pending in ((7, 64, 4, 50), (500, 500, 32, 1 << 17), (100, 33, 1, 3)):
         monkeypatch.setattr(search, "QUERIES_PER_BLOCK", queries)
         monkeypatch.setattr(search, "COLUMNS_PER_BLOCK", of_block)
@@ -86,7 +87,9 @@ def test_blocks_and_groups_change_nothing(monkeypatch: pytest.MonkeyPatch, seed:
         monkeypatch.setattr(search, "MAX_PENDING", pending)
         nearest = search.NearestSearch(vectors, columns, 9)
         found = [
-            nearest.find(vectors[start : start + queries], excluded[start : start + queries])[0]
+            nearest.find(
+                vectors[start : start + queries], none[start : start + queries], excluded[start : start + queries]
+            )[0]
             for start in range(0, 500, queries)
         ]
         assert (numpy.concatenate(found) == expected).all()
@@ -142,3 +145,12 @@ def test_a_wrong_call_is_refused(count: int, excluded: list[list[str]] | None) -
 
 def test_an_empty_pool_has_no_neighbours() -> None:
     assert TextPool([" ", "."], WordEncoder()).nearest(["a", "a"], 4) == [[], []]
+
+
+@given(st.lists(TEXTS.filter(normal_form), min_size=2, max_size=8, unique_by=normal_form))
+def test_the_similarity_of_a_pair_is_that_of_its_neighbour(texts: list[str]) -> None:
+    """Also for a text that is not in the pool: options of a source stand beside those that were found."""
+    inside, outside = TextPool(texts, WordEncoder()), TextPool(["cup"], WordEncoder())
+    for neighbour in inside.nearest(texts[:1], 9)[0]:
+        pair = (texts[0], neighbour.text)
+        assert inside.similarities([pair]) == outside.similarities([pair]) == [neighbour.similarity]

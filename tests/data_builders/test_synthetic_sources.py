@@ -6,6 +6,9 @@ import csv
 import json
 import re
 import shutil
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +22,7 @@ from data_builders.synthetic.sources.building import GROUND_TRUTH, LAYOUTS, RECO
 from data_builders.synthetic.sources.draft import Truth
 from tests.conftest import RunPython
 from tests.data_builders.generated_truth import describes
+from tests.shared_data import REPOSITORY
 
 TRAINING = {"egtea", "ssv2", "egotimeqa", "openeqa", "egoexolearn", "egoclip"}
 BENCHMARK = {"egoschema", "qaego4d", "egotaskqa", "charades_ego", "ek100_mir", "egoplan", "vlnqa", "egomcq"}
@@ -330,6 +334,20 @@ def test_an_interrupted_build_is_finished(corpus: Path, sources: Path, run_pytho
     assert annotation_files(out) == annotation_files(sources)
     assert {path.name for path in out.iterdir()} == {path.name for path in sources.iterdir()}
     assert (out / "egoschema").stat().st_mtime_ns == kept
+
+
+def test_a_killed_build_is_finished_by_the_same_command(corpus: Path, sources: Path, run_python: RunPython) -> None:
+    out = corpus.parent / "killed"
+    command = [sys.executable, "-m", "data_builders.synthetic.sources", "--corpus", corpus, "--out", out, *SETTINGS]
+    process = subprocess.Popen([*map(str, command)], cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not list(out.glob("ssv2*")):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert "sources" not in read(out / RECORD)
+    assert build(run_python, corpus, out) == 0
+    assert annotation_files(out) == annotation_files(sources)
+    assert {path.name for path in out.iterdir()} == {path.name for path in sources.iterdir()}
 
 
 def test_what_cannot_be_built_is_said(corpus: Path, sources: Path, tmp_path: Path, run_python: RunPython) -> None:
