@@ -10,7 +10,8 @@ import pytest
 from exo2ego.config import Config, load_config, parse_yaml, to_yaml, validate_config
 from tests.shared_data import REPOSITORY
 
-FILES = sorted(path for root in ("stages", "eval", "data_builders") for path in (REPOSITORY / root / "configs").rglob("*.yaml"))
+ROOTS = ("stages", "eval", "data_builders")
+FILES = sorted(path for root in ROOTS for path in (REPOSITORY / root / "configs").rglob("*.yaml"))
 
 
 def config_class(path: Path) -> type[Config] | None:

@@ -73,8 +73,10 @@ class TextPool:
         search = NearestSearch(self._vectors, columns, count)
         for start in range(0, len(searches), QUERIES_PER_BLOCK):
             block = searches[start : start + QUERIES_PER_BLOCK]
-            queries = numpy.stack([self._vector(form, outside) for form, _ in block])
             own = numpy.array([self._column_of.get(form, -1) for form, _ in block])
+            queries = self._vectors[own]
+            for place in numpy.flatnonzero(own < 0):
+                queries[place] = outside[block[place][0]]
             found, similarities = search.find(queries, own, [columns_of[key] for _, key in block if columns_of])
             for one, *row in zip(block, found.tolist(), similarities.tolist(), strict=True):
                 answers[one] = [

@@ -8,7 +8,8 @@ Supplement C.1.5). Among them are captions of the same action in other words, as
 take mozzarella); `meta.also_correct` tells them and `meta.relevance` has the official relevance of every option.
 
 Traps: the last rows of the sentence file carry the caption of the next row, so captions are looked up by narration id;
-frame numbers count 60 per second for every video, also for those recorded at 30, 48 or 90, so only timestamps are used;
+frame numbers and extracted frames count 60 per second for every video of 2018, also for those recorded at 30, 48 or 90,
+so only timestamps are used;
 noun classes are written as Python lists and can hold one class twice; some captions belong to several classes.
 """
 
@@ -18,7 +19,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, FiniteFloat
+from pydantic import Field
 
 from data_builders.distractors.options import DistractorOptions, open_pool
 from data_builders.distractors.pool import Neighbour
@@ -26,6 +27,7 @@ from data_builders.distractors.quality import report_quality
 from data_builders.egobench.choices import arrange
 from data_builders.egobench.clip_lengths import ClipLengths
 from data_builders.egobench.ek100_relevancy import ActionClass, Captions
+from data_builders.epic_kitchens import VIDEO_LAYOUTS, frame_rate_of
 from data_builders.media import MediaFolder
 from data_builders.paper_counts import PaperCount
 from data_builders.raw_files import RawFiles
@@ -42,15 +44,6 @@ QUESTION = (
 """Exo2Ego Table 12."""
 NUM_DISTRACTORS = 4
 VIDEO_SUFFIX = ".mp4"
-LAYOUTS = (
-    "{participant}/{video}.MP4",
-    "{participant}/videos/{video}.MP4",
-    "{participant}/rgb_frames/{video}",
-    "{participant}/{video}.mp4",
-    "{participant}/videos/{video}.mp4",
-    "{video}.MP4",
-    "{video}.mp4",
-)
 NounClasses = Annotated[list[int], PythonList, Field(min_length=1)]
 
 
@@ -95,21 +88,13 @@ class TrainSentenceRow(SentenceRow):
     noun_classes: NounClasses
 
 
-class VideoRow(RawRow):
-    """A row of `EPIC_100_video_info.csv`."""
-
-    video: FileStem = Field(validation_alias="video_id")
-    frame_rate: FiniteFloat = Field(validation_alias="fps", gt=0)
-
-
 def read(options: EK100Options, account: Account) -> Tables[Question]:
     """Returns one question per clip of the test file."""
     files = RawFiles(options.root, "EPIC-KITCHENS-100 annotations")
     clips = read_clips(files)
     captions = Captions(read_captions(files, clips, options.pool, account))
-    frame_rates = _read_frame_rates(files)
     account.inputs = files.hashes()
-    return {TABLE: _questions(clips, captions, frame_rates, options, account)}
+    return {TABLE: _questions(clips, captions, options, account)}
 
 
 def _in_retrieval_folder(*names: str) -> list[str]:
@@ -148,23 +133,13 @@ def read_captions(
             yield row.caption, ActionClass(row.verb_class, frozenset(row.noun_classes))
 
 
-def _read_frame_rates(files: RawFiles) -> dict[str, float]:
-    """Returns frames per second by video; folders of frames need it, and nothing where there is no such file."""
-    names = ("EPIC_100_video_info.csv", "../EPIC_100_video_info.csv")
-    if not files.has(*names):
-        return {}
-    path = files.find(*names, what="the video list")
-    return {row.video: row.frame_rate for _, row in files.csv_rows(path, VideoRow, "EPIC-KITCHENS-100 video list")}
-
-
 def _questions(
     clips: Mapping[str, tuple[str, ClipRow]],
     captions: Captions,
-    frame_rates: Mapping[str, float],
     options: EK100Options,
     account: Account,
 ) -> Iterator[Question]:
-    media = MediaFolder(options, LAYOUTS, account)
+    media = MediaFolder(options, VIDEO_LAYOUTS, account)
     lengths = ClipLengths()
     distractors = _distractors([row for _, row in clips.values()], captions, options)
     for where, row in clips.values():
@@ -174,17 +149,18 @@ def _questions(
         video = media.find(where, participant=row.participant, video=row.video)
         if video is None:
             continue
-        frame_rate = None
-        if not video.lower().endswith(VIDEO_SUFFIX):
-            frame_rate = frame_rates.get(row.video)
-            if frame_rate is None:
-                raise DataError(
-                    f"{where}: {video} is a folder of frames, which needs the frame rate of {row.video}: put "
-                    f"EPIC_100_video_info.csv of the annotations into {options.root}"
-                )
+        is_file = video.lower().endswith(VIDEO_SUFFIX)
+        frame_rate = None if is_file else _rate_of_pictures(row.video, where)
         lengths.add(row.video, row.end_s - row.start_s)
         yield _question(row, video, frame_rate, distractors[row.caption, row.action], captions, options)
     lengths.tell(account, TABLE, paper_mean_s=3.7)
+
+
+def _rate_of_pictures(video: str, where: str) -> float:
+    try:
+        return frame_rate_of(video)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error
 
 
 def _distractors(

@@ -117,6 +117,7 @@ def measure(root: Path, what: str) -> dict[str, float]:
 
 
 def main() -> int:
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=PAPER_QUESTIONS)
     parser.add_argument("--measure", nargs=2, metavar=("ROOT", "WHAT"), help=argparse.SUPPRESS)

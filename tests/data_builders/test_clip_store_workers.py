@@ -225,7 +225,7 @@ def test_ray_gives_the_same_bytes_although_a_worker_is_killed(
     killer = threading.Thread(target=kill_one)
     killer.start()
     try:
-        build.build(small(corpus, tmp_path / "store", engine="ray", workers=1))
+        build.build(small(corpus, tmp_path / "store", engine="ray", workers=2))
     finally:
         stop.set()
         killer.join()
