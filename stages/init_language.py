@@ -37,6 +37,8 @@ class InitLanguageConfig(Config):
     """Ego-ExoClip table of the training takes; its narrations are the corpus."""
     conversations: list[str] = Field(default_factory=list)
     """Files of conversations (JSONL) about the training takes; their turns teach the form of questions."""
+    conversation_passes: int = Field(default=1, ge=1)
+    """How often a pass over the corpus reads every conversation, each time with other words before it."""
     output_dir: str
     """Folder of the language model, in transformers' form."""
     sizes: SmallLanguageOptions = SmallLanguageOptions()
@@ -65,7 +67,7 @@ def corpus(config: InitLanguageConfig) -> list[tuple[str, str]]:
     chance = random.Random(config.seed)
     texts = read_clips(Path(config.clips)).column("text").to_pylist()
     lines = [(jumbled(text, chance), text) for text in texts]
-    for file in config.conversations:
+    for file in config.conversations * config.conversation_passes:
         for row in read_conversations(Path(file)):
             turn = user_turn(row.instruction, row.question, row.options)
             lines.append((f"[INST] {jumbled(described(row), chance)}\n{turn} [/INST]", row.answer))

@@ -44,6 +44,9 @@ def test_every_file_of_conversations_is_read(corpus: TinyCorpus, tmp_path: Path)
     once = lines_of(config_for(corpus, tmp_path))
     twice = lines_of(config_for(corpus, tmp_path, f"conversations=[{corpus.conversations},{corpus.conversations}]"))
     assert [answer for _, answer in twice] == [answer for _, answer in once] + [answer for _, answer in once[12:]]
+    again = lines_of(config_for(corpus, tmp_path, "conversation_passes=2"))
+    assert again == twice
+    assert again[12:24] != again[24:]
 
 
 @pytest.mark.parametrize("answer", ["B", "(B) on the mat", "on the mat"])
