@@ -13,7 +13,7 @@ from exo2ego.data.decoders import FrameArray
 from exo2ego.data.spans import Span
 
 # One group of pictures per clip: training always reads all of it. `fastdecode` (no CABAC, no loop filter) costs 4 % of
-# bytes and saves 35 % of decoding time (docs/clip_store.md). x264's macroblock tree is off because it gives the same
+# bytes and saves 45 % of decoding time (docs/clip_store.md). x264's macroblock tree is off because it gives the same
 # pictures other bytes from one call to the next, even with one thread.
 ENCODER_OPTIONS = {"preset": "veryfast", "tune": "fastdecode", "g": "9999", "threads": "1", "x264-params": "mbtree=0"}
 TAR_BLOCK = 512
