@@ -15,7 +15,21 @@ MAX_VALUE_CHARACTERS = 1 << 26
 """No single member of a real annotation file comes near it; a larger one would only fill the memory."""
 _WHITESPACE = " \t\n\r"
 _AFTER_A_VALUE = {*_WHITESPACE, ",", ":", "]", "}"}
-_decode = json.JSONDecoder().raw_decode
+_LONGEST_TOKEN = 12
+"""Characters of `\\ud83d\\ude00`: an error further from the end of the window stays one with more text."""
+
+
+def unique_names(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the members of a JSON object (a decoder's `object_pairs_hook`); raises `ValueError` for a name twice."""
+    made = dict(members)
+    if len(made) < len(members):
+        seen: set[str] = set()
+        twice = next(name for name, _ in members if name in seen or seen.add(name))
+        raise ValueError(f"{twice[:80]!a} is given twice")
+    return made
+
+
+_decode = json.JSONDecoder(object_pairs_hook=unique_names).raw_decode
 
 
 def stream_list(path: Path, what: str) -> Iterator[Any]:
@@ -29,8 +43,7 @@ def stream_list(path: Path, what: str) -> Iterator[Any]:
 def stream_members(path: Path, what: str) -> Iterator[tuple[str, Any]]:
     """Yields the (name, value) members of a file that holds one JSON object; raises `DataError` as `stream_list`."""
     with _Window(path, what) as window:
-        for _ in window.members("{", "}"):
-            yield window.name(), window.value()
+        yield from window.named_members()
         window.expect_end()
 
 
@@ -41,13 +54,12 @@ def stream_object(path: Path, key: str, what: str) -> Iterator[tuple[str, Any]]:
     """
     found = False
     with _Window(path, what) as window:
-        for _ in window.members("{", "}"):
-            if window.name() != key:
+        for name in window.names():
+            if name == key:
+                found = True
+                yield from window.named_members()
+            else:
                 window.value()
-                continue
-            found = True
-            for _ in window.members("{", "}"):
-                yield window.name(), window.value()
         window.expect_end()
     if not found:
         raise DataError(f"{path}: {what} has no `{key}`; expected an object with that key")
@@ -88,13 +100,23 @@ class _Window:
                 return
             self._take(",")
 
-    def name(self) -> str:
-        """Reads the name of an object's member and the colon after it."""
-        if self._next() != '"':
-            raise self._malformed("expected a name in double quotes", self._at)
-        name = self.value()
-        self._take(":")
-        return str(name)
+    def names(self) -> Iterator[str]:
+        """Yields the name of each member of an object, standing before its value; the caller reads the value."""
+        seen: set[str] = set()
+        for _ in self.members("{", "}"):
+            if self._next() != '"':
+                raise self._malformed("expected a name in double quotes", self._at)
+            name = str(self.value())
+            if name in seen:
+                raise self._malformed(f"{name[:80]!a} is given twice", self._at)
+            seen.add(name)
+            self._take(":")
+            yield name
+
+    def named_members(self) -> Iterator[tuple[str, Any]]:
+        """Yields the (name, value) members of an object."""
+        for name in self.names():
+            yield name, self.value()
 
     def value(self) -> Any:
         """Reads one whole value, reading on in the file for as long as the window ends inside it."""
@@ -103,12 +125,13 @@ class _Window:
             try:
                 value, end = _decode(self._text, self._at)
             except json.JSONDecodeError as error:
-                if not self._read_on():
+                stays = error.pos < len(self._text) - _LONGEST_TOKEN and not error.msg.startswith("Unterminated string")
+                if stays or not self._read_on():
                     raise self._malformed(error.msg, error.pos) from error
                 continue
             except RecursionError as error:
                 raise self._malformed("nested too deeply", self._at) from error
-            except ValueError as error:  # an integer of thousands of digits
+            except ValueError as error:  # a name that is given twice, or an integer of thousands of digits
                 raise self._malformed(str(error), self._at) from error
             # A number may go on after the window ("1" or "1." of "1.5"), unless what follows it is there to see.
             if self._text[end : end + 1] in _AFTER_A_VALUE or not self._read_on():

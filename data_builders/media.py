@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from data_builders.source import Account, DatasetOptions
 from exo2ego.errors import ConfigError, DataError
@@ -13,8 +13,8 @@ from exo2ego.errors import ConfigError, DataError
 class MediaFolder:
     """Finds videos in any of the layouts in which a dataset is spread, and counts those that are not there.
 
-    `layouts` are paths below the videos' folder with `{name}` for what a row gives, the official one first. The names
-    must be safe (`raw_rows.FileStem`, `RelativePath`): a path never leaves the media root.
+    `layouts` are paths below the videos' folder with `{name}` for what a row gives, the official one first; a path
+    without a suffix is a folder of pictures. The names must be safe (`raw_rows.FileStem`, `RelativePath`): a path never leaves the media root.
     """
 
     def __init__(self, options: DatasetOptions, layouts: Sequence[str], account: Account) -> None:
@@ -53,7 +53,9 @@ class MediaFolder:
     def _look_up(self, names: dict[str, str]) -> tuple[str, bool]:
         paths = [layout.format(**names) for layout in self._layouts]
         for place, path in enumerate(paths):
-            if (self._videos / path).exists():
+            full = self._videos / path
+            # Chunks may lie in a folder that is named as the whole video would be.
+            if full.is_file() if PurePosixPath(path).suffix else full.is_dir():
                 self._layouts.insert(0, self._layouts.pop(place))  # the next one most likely lies alike
                 return self._relative(path), True
         return self._relative(paths[0]), False

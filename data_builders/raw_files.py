@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from data_builders.json_stream import stream_list, stream_members, stream_object
+from data_builders.json_stream import stream_list, stream_members, stream_object, unique_names
 from data_builders.raw_rows import RowType, describe_faults
 from exo2ego.errors import DataError
 from exo2ego.storage import hash_file
@@ -19,11 +19,14 @@ from exo2ego.storage import hash_file
 MAX_LINE_CHARACTERS = 1 << 20
 """The longest line of a table that is read; a longer one is no annotation (and would only fill the memory)."""
 
+_decode = json.JSONDecoder(object_pairs_hook=unique_names).decode
+
 
 class RawFiles:
     """The files that a reader uses, below the folder of one dataset.
 
-    Every row comes with its place (`FILE: row N`), for the messages of the reader. All methods raise `DataError`.
+    Every row comes with its place (`FILE: row N`), for the messages of the reader. All methods raise `DataError`; in JSON
+    also for a name that an object has twice.
     """
 
     def __init__(self, root: Path, dataset: str) -> None:
@@ -75,19 +78,14 @@ class RawFiles:
             yield where, name, _validated(row_class, value, where)
 
     def json_table(self, path: Path, what: str) -> dict[str, Any]:
-        """Reads a small file that holds one JSON object, as plain values; a name that is given twice is refused."""
-        table: dict[str, Any] = {}
-        for name, value in stream_members(self.use(path), what):
-            if name in table:
-                raise DataError(f"{path}: {what}: {name[:80]!a} is given twice")
-            table[name] = value
-        return table
+        """Reads a small file that holds one JSON object, as plain values."""
+        return dict(stream_members(self.use(path), what))
 
     def jsonl_rows(self, path: Path, row_class: type[RowType], what: str) -> Iterator[tuple[str, RowType]]:
         """Yields the rows of a file with one JSON object per line."""
         for where, line in self.lines(path, what):
             try:
-                value = json.loads(line)
+                value = _decode(line)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{where}: {what} is not valid JSON ({error}); the file may be cut off") from error
             yield where, _validated(row_class, value, where)

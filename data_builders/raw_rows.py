@@ -35,6 +35,12 @@ def _text(value: str) -> str:
     return " ".join(_CONTROL.sub(" ", value).replace("\u200b", "").split())
 
 
+def _generated(value: Any) -> Any:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int | float) else value
+
+
 def _not_empty(value: str) -> str:
     if not value:
         raise ValueError("is empty")
@@ -92,6 +98,9 @@ def _clock_seconds(value: Any) -> Any:
 Text = Annotated[str, AfterValidator(_text), AfterValidator(_not_empty)]
 """A text in one line, not empty; control characters and zero-width spaces become or lose their space."""
 OptionalText = Annotated[str, AfterValidator(_text)]
+GeneratedText = Annotated[OptionalText, BeforeValidator(_generated)]
+"""A text by a language model, read with Python's `literal_eval`: numbers, `True`, `False` where it wrote them bare;
+`None` is empty."""
 FileStem = Annotated[str, AfterValidator(_file_stem)]
 """An id that becomes a file name: it can never leave its folder."""
 RelativePath = Annotated[str, AfterValidator(_relative_path)]

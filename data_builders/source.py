@@ -14,7 +14,7 @@ from data_builders.paper_counts import PaperCount, compare
 from exo2ego.command_line import add_flags, given_flags, run_safely
 from exo2ego.config import Config, validate_config
 from exo2ego.console import console
-from exo2ego.errors import DataError
+from exo2ego.errors import ConfigError, DataError
 from exo2ego.provenance import provenance
 from exo2ego.records import Record
 from exo2ego.storage import atomic_path, hash_file, remove_leftovers, write_json, write_jsonl
@@ -121,6 +121,8 @@ class Source(Generic[OptionsType, RecordType]):
 
 def build_source(source: Source[OptionsType, RecordType], options: OptionsType) -> dict[str, Any]:
     """Builds all tables of a source and returns the summary; nothing is replaced before every row was read."""
+    if options.out.resolve() == options.root.resolve():
+        raise ConfigError(f"out: {options.out} is the folder of the raw dataset; give another, so that nothing is lost")
     account = Account()
     remove_leftovers(options.out)
     summary_path = options.out / f"{source.name}.summary.json"
@@ -136,12 +138,30 @@ def build_source(source: Source[OptionsType, RecordType], options: OptionsType) 
                 _write_json_list(stack.enter_context(atomic_path(options.out / f"{table}.json")), temporary)
         if not sum(account.kept.values()):
             raise DataError(f"{options.root}: {source.name}: no row was kept; left out: {dict(account.dropped)}")
-        summary_path.unlink(missing_ok=True)  # it would tell of other tables than those that now take their places
+        _require_other_files(options, account, written)
+        for outdated in (summary_path, *_reports(source, options.out)):  # they tell of the tables that now go
+            outdated.unlink(missing_ok=True)
+    for table in set(source.tables) - set(written):  # of a former build from more files
+        for suffix in (".jsonl", ".json") if source.kind == "egobench" else ():
+            (options.out / f"{table}{suffix}").unlink(missing_ok=True)
     if source.finish is not None:
         source.finish(options, {table: path for table, path in written.items() if account.kept[table]}, account)
     summary = _summary(source, options, account, written)
     write_json(summary_path, summary)
     return summary
+
+
+def _require_other_files(options: DatasetOptions, account: Account, written: Mapping[str, Path]) -> None:
+    """Raises `ConfigError` where a table would take the place of a file that it was made from."""
+    inputs = {(options.root / name).resolve() for name in account.inputs}
+    for path in written.values():
+        if inputs & {path.resolve(), path.with_suffix(".json").resolve()}:
+            raise ConfigError(f"out: {options.out} holds {path.stem}, a file of the raw dataset; give another folder")
+
+
+def _reports(source: Source[Any, Any], out: Path) -> list[Path]:
+    suffixes = (".quality.json", ".quality.md", ".similarities.png")
+    return [out / f"{table}{suffix}" for table in source.tables for suffix in suffixes]
 
 
 def _write_json_list(path: Path, rows: Path) -> None:

@@ -7,6 +7,8 @@ import errno
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
@@ -16,6 +18,7 @@ from typing import Any, TextIO
 from exo2ego.errors import DataError
 
 TEMPORARY_MARK = ".partial-"
+_TEMPORARY_NAME = re.compile(r"\.partial-(?P<host>[0-9a-f]{6})-(?P<process>\d+)-[0-9a-f]{8}(-former)?$")
 
 
 @contextlib.contextmanager
@@ -25,7 +28,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     On any failure the temporary is removed and `path` keeps its former content. A full disk raises `DataError`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}{TEMPORARY_MARK}{uuid.uuid4().hex[:8]}")
+    temporary = path.with_name(f"{path.name}{TEMPORARY_MARK}{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
         yield temporary
         for written in (temporary, *temporary.rglob("*")):
@@ -74,14 +77,36 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _host() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+
+
 def remove_leftovers(folder: Path) -> list[Path]:
-    """Removes temporaries that a killed run left in `folder`; returns what was removed."""
+    """Removes temporaries that a killed run left in `folder`; returns what was removed.
+
+    Those of a process that still runs stay, and those of another machine, of whose processes nothing is known here.
+    """
     if not folder.is_dir():
         return []
-    leftovers = [path for path in folder.iterdir() if TEMPORARY_MARK in path.name]
+    leftovers = [path for path in folder.iterdir() if _is_leftover(path.name)]
     for path in leftovers:
         _remove(path)
     return leftovers
+
+
+def _is_leftover(name: str) -> bool:
+    made_by = _TEMPORARY_NAME.search(name)
+    return made_by is not None and made_by["host"] == _host() and not _is_running(int(made_by["process"]))
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -111,6 +111,18 @@ def test_a_killed_write_keeps_the_former_file(tmp_path: Path) -> None:
     assert storage.remove_leftovers(tmp_path / "absent") == []
 
 
+def test_what_others_write_or_own_is_no_leftover(tmp_path: Path) -> None:
+    for name in ("thesis.partial-draft", "notes.partial-2.txt", "rows.jsonl.partial-0a1b2c3d"):
+        (tmp_path / name).mkdir()
+    with storage.atomic_path(tmp_path / "rows.jsonl") as temporary:  # of a process that runs: this one
+        temporary.write_text("half")
+        assert storage.remove_leftovers(tmp_path) == []
+        assert temporary.exists()
+    elsewhere = tmp_path / f"rows.jsonl.partial-{'0' * 6}-1-{'0' * 8}"
+    elsewhere.touch()
+    assert storage.remove_leftovers(tmp_path) == []
+
+
 def test_what_was_appended_survives_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     writer = start_python(

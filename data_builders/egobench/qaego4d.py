@@ -9,7 +9,7 @@ A question shows the whole canonical clip, not the window that holds its answer,
 the start of the clip). The closed file stores no order of its options; they are shuffled by seed and sample id.
 
 Traps: `video_id` is the clip's uid, not the video's; commas and line breaks are gone from the texts; the window may
-have no length; both val and test of `answers.json` point into `nlq_val.json`; a query may have no text.
+have no length; wrong answers may be bare numbers or null; both val and test of `answers.json` point into `nlq_val.json`; a query may have no text.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from data_builders.egobench.options import (
 from data_builders.media import MediaFolder
 from data_builders.paper_counts import PaperCount
 from data_builders.raw_files import RawFiles
-from data_builders.raw_rows import FileStem, OptionalText, RawRow, Seconds
+from data_builders.raw_rows import FileStem, GeneratedText, OptionalText, RawRow, Seconds
 from data_builders.source import Account, Source, Tables, run_source
 from exo2ego.records import Question
 
@@ -75,7 +75,7 @@ class Answer(RootModel[OptionalText]):
 class ClosedRow(OpenRow):
     """A question with three wrong answers."""
 
-    wrong_answers: list[OptionalText] = Field(min_length=3, max_length=3)
+    wrong_answers: list[GeneratedText] = Field(min_length=3, max_length=3)
 
 
 Rows = Iterator[tuple[str, OpenRow]] | Iterator[tuple[str, ClosedRow]]

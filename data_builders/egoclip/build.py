@@ -260,6 +260,7 @@ def build(options: EgoClipOptions) -> dict[str, Any]:
         account.inputs = files.hashes()
         summary = _summary(options, account, clips, output)
         write_json(output["egoclip.summary.json"], summary)
+        (options.out / "egoclip.summary.json").unlink(missing_ok=True)  # it tells of the tables that now go
     return summary
 
 

@@ -21,9 +21,9 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, FiniteFloat
+from pydantic import FiniteFloat
 
 from data_builders.ego4d import CLIP_LAYOUTS, FRAME_RATE
 from data_builders.egobench.options import has_repeated_options
@@ -31,7 +31,7 @@ from data_builders.egoit.conversations import ChoiceAnswer, ConversationMaker
 from data_builders.media import MediaFolder
 from data_builders.paper_counts import PaperCount
 from data_builders.raw_files import RawFiles
-from data_builders.raw_rows import FileStem, OptionalText, RawRow, frame_to_seconds
+from data_builders.raw_rows import FileStem, GeneratedText, RawRow, frame_to_seconds
 from data_builders.source import Account, EgoITOptions, Source, Tables, run_source
 from exo2ego.errors import DataError
 from exo2ego.records import Conversation
@@ -49,14 +49,6 @@ class EgoTimeQAOptions(EgoITOptions):
     """open: the answer in words; closed: a choice among four; mixed: half of each."""
     choice_answer: ChoiceAnswer = "letter_and_text"
     """What a closed question is answered with: `(B) text`, the letter, or the text."""
-
-
-def _number_as_text(value: Any) -> Any:
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-GeneratedText = Annotated[OptionalText, BeforeValidator(_number_as_text)]
-"""A text by a language model, read with Python's `literal_eval`: a number where it wrote a bare one."""
 
 
 class QuestionRow(RawRow):

@@ -86,7 +86,7 @@ def export(options: ExportOptions) -> dict[str, Any]:
     remove_leftovers(options.out.parent)
     account = Account()
     files = RawFiles(options.conversations.parent, "EgoIT")
-    summary_path = options.out.with_suffix(".summary.json")
+    summary_path = options.out.with_suffix(f".{options.form}.summary.json")
     with contextlib.ExitStack() as stack:
         summary_temporary = stack.enter_context(atomic_path(summary_path))
         temporary = stack.enter_context(atomic_path(options.out))
@@ -105,6 +105,7 @@ def export(options: ExportOptions) -> dict[str, Any]:
             "provenance": provenance(options.model_dump(mode="json"), inputs=files.hashes()),
         }
         write_json(summary_temporary, summary)
+        summary_path.unlink(missing_ok=True)  # it tells of the file that now goes
     return summary
 
 

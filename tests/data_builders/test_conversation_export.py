@@ -142,7 +142,7 @@ def test_the_form_of_videollama2(tmp_path: Path) -> None:
             "conversations": [{"from": "human", "value": "<video>\n"}, {"from": "gpt", "value": "C cuts."}],
         },
     ]
-    assert json.loads((tmp_path / "exported.summary.json").read_text()) == summary
+    assert json.loads((tmp_path / "exported.videollama2.summary.json").read_text()) == summary
     assert summary["tables"] == {"exported.json": {"rows": 2, "sha256": hash_file(tmp_path / "exported.json")}}
     assert summary["provenance"]["inputs"] == {"conversations.jsonl": hash_file(tmp_path / "conversations.jsonl")}
 

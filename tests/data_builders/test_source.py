@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,13 @@ def read(options: ExampleOptions, account: Account) -> Mapping[str, Iterator[Que
         account.inputs = files.hashes()
 
     return {task: questions(task) for task in ("one", "two")}
+
+
+def example_question(question_id: str) -> Question:
+    """Returns a question about no video in particular."""
+    return Question(
+        id=question_id, task="one", source="example", video="v.mp4", question="?", options=["a", "b"], answer_index=1
+    )
 
 
 EXAMPLE = Source(
@@ -119,6 +127,39 @@ def test_a_fault_in_the_last_table_leaves_the_former_build(tmp_path: Path) -> No
     with pytest.raises(DataError, match="id 'two/same\\?' would be given to two records"):
         build_source(EXAMPLE, ExampleOptions(root=root, out=out))
     assert content(out) == before
+
+
+def test_no_build_takes_the_place_of_the_raw_files(tmp_path: Path) -> None:
+    root = corpus(tmp_path / "raw")
+    with pytest.raises(ConfigError, match="is the folder of the raw dataset"):
+        build_source(EXAMPLE, ExampleOptions(root=root, out=root))
+    (root / "deep").mkdir()
+    (root / "questions.json").rename(root / "deep" / "one.json")
+
+    def read_deep(options: ExampleOptions, account: Account) -> Mapping[str, list[Question]]:
+        files = RawFiles(options.root, "Example")
+        rows = list(files.json_rows(files.find("deep/one.json", what="questions"), Row, "questions"))
+        account.inputs = files.hashes()
+        return {"one": [example_question(str(number)) for number, _ in enumerate(rows)]}
+
+    before = (root / "deep" / "one.json").read_bytes()
+    deep = replace(EXAMPLE, read=read_deep)
+    with pytest.raises(ConfigError, match="holds one, a file of the raw dataset"):
+        build_source(deep, ExampleOptions(root=root, out=root / "deep"))
+    assert (root / "deep" / "one.json").read_bytes() == before
+
+
+def test_what_a_former_build_made_of_more_files_goes(tmp_path: Path) -> None:
+    root, out = corpus(tmp_path / "raw"), tmp_path / "out"
+    build_source(EXAMPLE, ExampleOptions(root=root, out=out))
+    (out / "two.quality.json").touch()
+    (out / "mine.json").touch()
+
+    def read_one(options: ExampleOptions, account: Account) -> Mapping[str, Iterator[Question]]:
+        return {"one": read(options, account)["one"]}
+
+    build_source(replace(EXAMPLE, read=read_one), ExampleOptions(root=root, out=out))
+    assert sorted(content(out)) == ["example.summary.json", "mine.json", "one.json", "one.jsonl"]
 
 
 @pytest.mark.parametrize(
