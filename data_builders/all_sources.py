@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import create_model
+from pydantic import create_model, model_validator
 
 from data_builders.source import Source, SourceOptions, build_source, print_summary
 from exo2ego.command_line import RunOptions, run_configured
@@ -23,16 +24,29 @@ class AllOptions(Config):
     out: Path
     """Folder for the results of all sources."""
     media_root: Path | None = None
-    """Folder above the videos of all sources; paths in the records are relative to it (default: each its own)."""
+    """Folder above the videos of all sources; paths in the records are relative to it (default: their one folder)."""
     missing_videos: Literal["keep", "drop", "stop"] = "keep"
     """What happens to a row whose video is not there."""
     seed: int = 0
     """Decides everything that is drawn."""
 
+    @model_validator(mode="after")
+    def _sources_share_a_media_root(self) -> AllOptions:
+        roots = {}
+        for name, section in self:
+            if isinstance(section, SourceOptions) and section.root is not None:
+                own = section.media_root if "media_root" in section.model_fields_set else self.media_root
+                roots[name] = os.path.abspath(own or section.videos_folder)
+        if len(set(roots.values())) > 1:
+            told = ", ".join(f"{name}: {root}" for name, root in roots.items())
+            raise ValueError(
+                f"media_root: the paths of the sources would be relative to different folders ({told}), so that no "
+                "one folder fits them all; give media_root, a folder above all videos"
+            )
+        return self
 
-def config_class(
-    name: str, sources: Sequence[Source[Any, Any]], base: type[AllOptions] = AllOptions
-) -> type[AllOptions]:
+
+def config_class(name: str, sources: Sequence[Source[Any, Any]]) -> type[AllOptions]:
     """Returns the configuration class with one section per source, in which `root` and `out` may be absent."""
     sections: dict[str, Any] = {}
     for source in sources:
@@ -44,7 +58,7 @@ def config_class(
         )
         section.__doc__ = f"Options of `python -m {source.module}`; without a root it is skipped."
         sections[source.name] = (section, section())
-    made: type[AllOptions] = create_model(name, __base__=base, **sections)
+    made: type[AllOptions] = create_model(name, __base__=AllOptions, **sections)
     return made
 
 

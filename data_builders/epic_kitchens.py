@@ -15,6 +15,8 @@ VIDEO_LAYOUTS = (
     "{video}.mp4",
 )
 """Videos and folders of extracted frames as the download script lays them, then other forms, also converted ones."""
+FIRST_PICTURE = 1
+"""Number of the first extracted frame, `frame_0000000001.jpg`, which shows second 0."""
 _VIDEO_ID = re.compile(r"(P\d{2})_(\d{2,3})")
 
 

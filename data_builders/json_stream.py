@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -23,8 +24,7 @@ def unique_names(members: list[tuple[str, Any]]) -> dict[str, Any]:
     """Returns the members of a JSON object (a decoder's `object_pairs_hook`); raises `ValueError` for a name twice."""
     made = dict(members)
     if len(made) < len(members):
-        seen: set[str] = set()
-        twice = next(name for name, _ in members if name in seen or seen.add(name))
+        twice = Counter(name for name, _ in members).most_common(1)[0][0]
         raise ValueError(f"{twice[:80]!a} is given twice")
     return made
 

@@ -39,13 +39,11 @@ class VideoLLaMA2Options(DatasetOptions):
     )
     """Files below the root; the default ones are read if they are there, named ones must be there."""
     malformed: Literal["stop", "drop"] = "stop"
-    """Rows whose turns are not question, answer, question, answer, …, or whose questions do not show the video: stop
-    the build, or leave them out and count them."""
+    """Rows whose turns are not question, answer, question, answer, … or too long, or whose questions do not show the
+    video: stop the build, or leave them out and count them."""
 
 
 def _lines(value: str) -> str:
-    if len(value) > MAX_TEXT_CHARACTERS:
-        raise ValueError(f"a text of {len(value):,} characters, expected at most {MAX_TEXT_CHARACTERS:,}")
     return _CONTROL.sub(" ", value.replace("\r\n", "\n")).strip()
 
 
@@ -114,6 +112,9 @@ def _fault(row: VideoLLaMA2Row) -> str:
     speakers = [turn.speaker for turn in row.conversations]
     if not speakers or speakers != ["human", "gpt"] * (len(speakers) // 2):
         return f"expected turns human, gpt, human, gpt, …, got {', '.join(speakers)[:80] or 'none'}"
+    longest = max(len(turn.value) for turn in row.conversations)
+    if longest > MAX_TEXT_CHARACTERS:
+        return f"a turn of {longest:,} characters, expected at most {MAX_TEXT_CHARACTERS:,}"
     questions, answers = row.conversations[::2], row.conversations[1::2]
     if not any(VIDEO_TOKEN in turn.value for turn in questions):
         return f"no question holds {VIDEO_TOKEN}"

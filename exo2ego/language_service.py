@@ -6,6 +6,7 @@ log, error, cache or output holds it.
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import json
 import math
@@ -35,7 +36,10 @@ LONGEST_BACKOFF_S = 30.0
 QUOTED_CHARACTERS = 300
 CHARACTERS_PER_TOKEN = 4
 """About, for English text; only estimates use it."""
+LONGEST_BODY_BYTES = 16 * 2**20
+"""More than any answer; a body beyond it is not read."""
 _SECRET_CHARACTERS = 8
+_SECRET_PART_CHARACTERS = 12
 _RETRIED_STATUS = {408, 409, 425, 429}
 
 
@@ -49,7 +53,7 @@ class ServiceOptions(Config):
     key_variable: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key (never the key itself)."""
     timeout_s: float = Field(default=60, gt=0)
-    """Seconds to wait for an answer."""
+    """Seconds to wait for an answer, from the request to its last byte."""
     max_attempts: int = Field(default=6, ge=1)
     """Attempts per request while the endpoint is busy, failing or out of reach, with growing pauses between them."""
     max_answer_tokens: int = Field(default=2000, ge=1)
@@ -151,6 +155,10 @@ class _Fault:
     """How long the server asks to wait."""
 
 
+class _UnreadBodyError(Exception):
+    """Why a body was not read to its end, in words without a secret."""
+
+
 @dataclass
 class LanguageService:
     """Answers prompts through an endpoint or its cache. Raises `ConfigError` for an unsafe address or key variable."""
@@ -161,6 +169,8 @@ class LanguageService:
     usage: Usage = field(default_factory=Usage)
     _client: OpenAI | None = field(default=None, init=False, repr=False)
     _key: str = field(default="", init=False, repr=False)
+    _deadline_s: float = field(default=math.inf, init=False, repr=False)
+    """When the request under way has taken too long, on the monotonic clock."""
 
     def __post_init__(self) -> None:
         _check_address(self.options.base_url)
@@ -242,7 +252,11 @@ class LanguageService:
                 base_url=self.options.base_url,
                 max_retries=0,
                 timeout=self.options.timeout_s,
-                http_client=DefaultHttpxClient(follow_redirects=False),
+                http_client=DefaultHttpxClient(
+                    follow_redirects=False,
+                    headers={"Accept-Encoding": "identity"},
+                    event_hooks={"response": [self._read_body]},
+                ),
             )
         return self._client
 
@@ -250,15 +264,35 @@ class LanguageService:
         """Sends a request once. The library's errors, whose parts may hold the key, end here."""
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
+        self._deadline_s = time.monotonic() + self.options.timeout_s
         try:
             raw = client.chat.completions.with_raw_response.create(**request)
         except APITimeoutError:
-            return _Fault(f"no answer within {self.options.timeout_s:g} s", is_temporary=True)
-        except APIConnectionError as error:
-            return _Fault(f"the connection failed ({type(error.__cause__).__name__})", is_temporary=True)
+            return _Fault(self._too_late(), is_temporary=True)
+        except (APIConnectionError, _UnreadBodyError) as error:  # versions of the library wrap what a hook raises
+            cause = error if isinstance(error, _UnreadBodyError) else error.__cause__
+            is_unread = isinstance(cause, _UnreadBodyError)
+            return _Fault(str(cause) if is_unread else f"the connection failed ({type(cause).__name__})", True)
         except APIStatusError as error:
             return self._status_fault(error)
         return self._read_completion(raw.http_response.content)
+
+    def _read_body(self, response: Any) -> None:
+        """Reads a body (an httpx response's) before the library does, whose time-out is that of one read."""
+        if response.headers.get("content-encoding", "identity") != "identity":  # could unpack to any size
+            raise _UnreadBodyError("the answer is compressed, which was not asked for")
+        body = bytearray()
+        with contextlib.closing(response.stream) as stream:
+            for chunk in stream:
+                body += chunk
+                if time.monotonic() > self._deadline_s:
+                    raise _UnreadBodyError(self._too_late())
+                if len(body) > LONGEST_BODY_BYTES:
+                    raise _UnreadBodyError(f"the answer is longer than {LONGEST_BODY_BYTES:,} bytes")
+        response.stream = type(response)(200, content=bytes(body)).stream
+
+    def _too_late(self) -> str:
+        return f"no answer within {self.options.timeout_s:g} s"
 
     def _read_completion(self, body: bytes) -> Answer | _Fault:
         try:
@@ -305,9 +339,15 @@ class LanguageService:
         )
 
     def _repeats_key(self, text: str) -> bool:
-        """Says whether a text holds a part of the key that could serve someone; a key like `none` is no secret."""
-        parts = range(len(self._key) - _SECRET_CHARACTERS + 1)
-        return any(self._key[start : start + _SECRET_CHARACTERS] in text for start in parts)
+        """Says whether a text holds the key or a part of it that could serve someone.
+
+        A key like `none` is no secret, nor is a part of small letters alone: `no-key-required` is made of words.
+        """
+        length = _SECRET_PART_CHARACTERS
+        parts = (self._key[start : start + length] for start in range(len(self._key) - length + 1))
+        if len(self._key) >= _SECRET_CHARACTERS and self._key in text:
+            return True
+        return any(part in text for part in parts if re.search("[A-Z0-9]", part))
 
 
 def _check_address(base_url: str) -> None:

@@ -7,6 +7,7 @@ import json
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -79,8 +80,10 @@ def fake_server(*behaviours: Behaviour) -> Iterator[FakeServer]:
         server.stop()
 
 
-def respond(status: int, body: bytes, content_type: str = "application/json", **headers: str) -> Behaviour:
-    """Sends a response as it is."""
+def respond(
+    status: int, body: bytes, content_type: str = "application/json", pause_s: float = 0, **headers: str
+) -> Behaviour:
+    """Sends a response as it is; with a pause, byte by byte."""
 
     def behave(handler: BaseHTTPRequestHandler) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a client that no longer waits
@@ -90,7 +93,10 @@ def respond(status: int, body: bytes, content_type: str = "application/json", **
                 handler.send_header(name.replace("_", "-"), value)
             handler.send_header("Content-Length", str(len(body)))
             handler.end_headers()
-            handler.wfile.write(body)
+            for byte in body if pause_s else ():
+                time.sleep(pause_s)
+                handler.wfile.write(bytes([byte]))
+            handler.wfile.write(b"" if pause_s else body)
 
     return behave
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import gzip
 import logging
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 
 from exo2ego.config import validate_config
 from exo2ego.errors import ConfigError, DataError, Exo2EgoError, ServiceError
-from exo2ego.language_service import LanguageService, Prompt, ServiceOptions, estimate_tokens
+from exo2ego.language_service import LONGEST_BODY_BYTES, LanguageService, Prompt, ServiceOptions, estimate_tokens
 from tests.fake_language_server import (
     CANARY,
     Behaviour,
@@ -31,6 +32,7 @@ from tests.fake_language_server import (
 
 PROMPT = Prompt("You are brief.", "What is shown?")
 VARIABLE = "EXO2EGO_TEST_KEY"
+GOOD_BODY = b'{"choices": [{"message": {"content": "A cup."}}]}'
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +153,9 @@ FAULTS: dict[str, tuple[Behaviour, str]] = {
     "no text": (completion(None), "not a chat completion"),
     "empty": (respond(200, b""), "not a chat completion"),
     "bad gateway": (failure(502), "status 502"),
+    "too long": (respond(200, b" " * LONGEST_BODY_BYTES + GOOD_BODY), "longer than 16,777,216 bytes"),
+    "too long a failure": (respond(500, b" " * LONGEST_BODY_BYTES + b"{}"), "longer than 16,777,216 bytes"),
+    "packed": (respond(200, gzip.compress(GOOD_BODY), Content_Encoding="gzip"), "is compressed"),
     "request time-out": (failure(408), "status 408"),
 }
 
@@ -174,6 +179,22 @@ def test_an_answer_that_does_not_come_is_not_waited_for_forever(server: FakeServ
     assert client.ask(PROMPT).text == "A cup."
     assert time.monotonic() - started < 5
     assert len(pauses) == 1
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_a_body_that_never_ends_is_not_waited_for(server: FakeServer, status: int) -> None:
+    """Every byte comes in time, so that no single read takes too long."""
+    server.behaviours = [respond(status, GOOD_BODY, pause_s=0.05)]
+    client, _ = service(server, timeout_s=0.2, max_attempts=2)
+    started = time.monotonic()
+    with pytest.raises(ServiceError, match=r"no answer within 0\.2 s \(after 2 attempts\)"):
+        client.ask(PROMPT)
+    assert time.monotonic() - started < 2
+
+
+def test_a_slow_answer_that_comes_in_time_is_taken(server: FakeServer) -> None:
+    server.behaviours = [respond(200, GOOD_BODY, pause_s=0.005)]
+    assert service(server, timeout_s=30)[0].ask(PROMPT).text == "A cup."
 
 
 def test_a_server_that_is_not_there_is_named() -> None:
@@ -258,6 +279,40 @@ def test_data_that_holds_the_key_is_not_sent(server: FakeServer) -> None:
     with pytest.raises(ServiceError, match="nothing was sent"):
         service(server)[0].ask(Prompt("", f"a row with {CANARY}"))
     assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("sk-no-key-required", "Tools are required, or no-key is; nothing is key-required."),
+        ("sk-proj-A1b2C3d4E5f6G7h8", "A key begins with sk-proj-."),
+        ("none", "There is none."),
+    ],
+)
+def test_words_are_not_taken_for_the_key(server: FakeServer, key: str, text: str) -> None:
+    server.behaviours = [completion(text)]
+    client, _ = service(server)
+    client.environment = {VARIABLE: key}
+    assert client.ask(Prompt("", text)).text == text
+
+
+@pytest.mark.parametrize(
+    ("key", "part"),
+    [
+        (CANARY, CANARY[-12:]),
+        (CANARY, CANARY[5:25]),
+        ("correct-horse-battery", "the correct-horse-battery"),
+        ("s3cr3t-8", "it is s3cr3t-8."),
+    ],
+)
+def test_a_part_of_the_key_is_neither_sent_nor_taken(server: FakeServer, key: str, part: str) -> None:
+    server.behaviours = [completion(part)]
+    client, _ = service(server)
+    client.environment = {VARIABLE: key}
+    with pytest.raises(ServiceError, match="nothing was sent"):
+        client.ask(Prompt("", part))
+    with pytest.raises(ServiceError, match="the answer repeats a part of the API key"):
+        client.ask(PROMPT)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,8 @@ TABLE = "charades_ego"
 QUESTION = "What action am I currently performing?"
 """Exo2Ego Table 12."""
 NUM_DISTRACTORS = 4
+CUT, LEFT_OUT = f"{TABLE}_actions_cut_to_their_video", f"{TABLE}_actions_without_length_or_outside"
+"""Facts of the account about the actions of first-person videos, of which a row has many."""
 LAYOUTS = ("CharadesEgo_v1_480/{video}.mp4", "CharadesEgo_v1/{video}.mp4", "{video}.mp4")
 _CLASS = re.compile(r"(c\d{3})\s+(\S.*)")
 _ACTION = re.compile(r"(c\d{3})\s+(\d+(?:\.\d*)?)\s+(\d+(?:\.\d*)?)")
@@ -120,6 +122,7 @@ def _read_videos(
     files: RawFiles, path: Path, classes: Mapping[str, str], account: Account
 ) -> Iterator[tuple[str, VideoRow, list[Action]]]:
     """Yields place, row and usable actions of the first-person videos."""
+    account.facts |= {CUT: 0, LEFT_OUT: 0}
     seen: set[str] = set()
     for where, row in files.csv_rows(path, VideoRow, "Charades-Ego test file"):
         if row.video in seen:
@@ -144,12 +147,12 @@ def _actions(row: VideoRow, where: str, classes: Mapping[str, str], account: Acc
             raise DataError(f"{where}: action {text[:60]!a} is not `class start end` with a class of the list")
         action = Action(parts[1], float(parts[2]), float(parts[3]))
         if action.end_s > row.length:
-            account.note("an action ends after its video", where)
+            account.facts[CUT] += 1
             action = replace(action, end_s=row.length)
         if action.length_s > 0:
             actions.append(action)
         else:
-            account.note("an action without length, or outside its video, is left out", where)
+            account.facts[LEFT_OUT] += 1
     return actions
 
 
@@ -160,7 +163,7 @@ def _questions(
     account: Account,
 ) -> Iterator[Question]:
     media = MediaFolder(options, LAYOUTS, account)
-    clips = [_choose(row.video, actions, where, options, account) for where, row, actions in videos]
+    clips = [_choose(row.video, actions, options) for _, row, actions in videos]
     happening = [
         {other.class_id for other in actions if other.overlaps(clip)}
         for clip, (_, _, actions) in zip(clips, videos, strict=True)
@@ -170,17 +173,17 @@ def _questions(
     for (where, row, _), clip, within, wrong in zip(videos, clips, happening, distractors, strict=True):
         video = media.find(where, video=row.video)
         if video is not None:
+            if clip.length_s < options.min_action_s:
+                account.note("all actions are shorter than min_action_s", where)
             lengths.add(video, clip.length_s)
             true_texts = {classes[class_id] for class_id in within}
             yield _question(row.video, clip, video, wrong, true_texts, classes[clip.class_id], options)
     lengths.tell(account, TABLE, paper_mean_s=10.8)
 
 
-def _choose(video: str, actions: Sequence[Action], where: str, options: CharadesEgoOptions, account: Account) -> Action:
+def _choose(video: str, actions: Sequence[Action], options: CharadesEgoOptions) -> Action:
     """Draws the action that is asked about; it depends on seed and video alone."""
     long_enough = [action for action in actions if action.length_s >= options.min_action_s]
-    if not long_enough:
-        account.note("all actions are shorter than min_action_s", where)
     return random.Random(f"{options.seed}/{TABLE}/action/{video}").choice(long_enough or list(actions))
 
 

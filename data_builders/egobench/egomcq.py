@@ -69,6 +69,8 @@ class _Builder:
         self._options = options
         self._account = account
         self._videos = EgoMCQVideos(options, account, options.chunk_s)
+        self._filled: set[str] = set()
+        """Keys of the questions whose own video has too few texts."""
 
     @cached_property
     def _pool(self) -> TextPool:
@@ -116,7 +118,7 @@ class _Builder:
         short = [question for question in part if len(found[question.key]) < _num_added(question)]
         nearest = self._pool.nearest([texts[question.truth] for question in short], 2 * NUM_OPTIONS)
         for question, neighbours in zip(short, nearest, strict=True):
-            self._account.note("too few texts in the same video: filled from the whole file", self._where(question))
+            self._filled.add(question.key)
             found[question.key] = self._fitting(question, [*found[question.key], *neighbours])
         return [found[question.key] for question in part]
 
@@ -130,8 +132,6 @@ class _Builder:
         self, table: str, question: Asked, originals: Sequence[Neighbour], added: Sequence[Neighbour]
     ) -> Question | None:
         where = self._where(question)
-        if len(added) < _num_added(question):
-            self._account.note(f"fewer than {NUM_OPTIONS} options", where)
         if not (originals or added):
             self._account.drop("no other text to choose from", where)
             return None
@@ -139,6 +139,12 @@ class _Builder:
         span = self._videos.find(where, uid, question.start_s, question.end_s)
         if span is None:
             return None
+        for reason in question.oddities:
+            self._account.note(reason, where)
+        if question.key in self._filled:
+            self._account.note("too few texts in the same video: filled from the whole file", where)
+        if len(added) < _num_added(question):
+            self._account.note(f"fewer than {NUM_OPTIONS} options", where)
         truth = self._corpus.texts[question.truth]
         question_id = f"egomcq/{question.key}"
         distractors = [*originals, *added]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from array import array
 from collections.abc import Callable
@@ -54,6 +55,8 @@ class Asked:
     others: tuple[int, ...]
     """The other original texts that differ from the truth and from each other."""
     is_intra: bool
+    oddities: tuple[str, ...]
+    """What the account notes of the question where it is kept."""
 
 
 class Corpus:
@@ -72,7 +75,7 @@ class Corpus:
         self._told: list[array[int]] = []
 
     def add(self, where: str, key: str, row: QuestionRow, account: Account) -> None:
-        """Takes in one entry; its odd sides are noted. Raises `DataError` for one that is no such question."""
+        """Takes in one entry; its odd sides are kept with it. Raises `DataError` for one that is no such question."""
         clips = [row.choices.get(str(number)) for number in range(NUM_CHOICES)]
         choices = [clip for clip in clips if clip is not None]
         if len(row.choices) != NUM_CHOICES or len(choices) != NUM_CHOICES:
@@ -81,26 +84,28 @@ class Corpus:
             raise DataError(f"{where}: answer: expected 0 to {NUM_CHOICES - 1}, got {row.answer}")
         numbers = [self._take_in(clip) for clip in choices]
         truth = choices[row.answer]
-        if (row.query.video, row.query.text) != (truth.video, truth.text):
-            account.note("the query is not the clip of the answer, which counts", where)
-        start_s, end_s = max(truth.start_s, 0.0), max(truth.end_s, 0.0)
-        if truth.duration_s is not None and end_s > truth.duration_s > start_s:
-            account.note("the clip ends after its video and is cut", where)
-            end_s = truth.duration_s
+        video_end_s = math.inf if truth.duration_s is None else truth.duration_s
+        start_s, end_s = max(truth.start_s, 0.0), min(truth.end_s, video_end_s)
+        if truth.end_s < truth.start_s:
+            return account.drop("the clip ends before it starts", where)
         if end_s < start_s:
-            account.drop("the clip ends before it starts", where)
-            return
-        if end_s == start_s:
-            account.note("a clip without length, which shows one frame", where)
+            return account.drop("the clip lies outside its video", where)
         is_intra = len({clip.video for clip in choices}) == 1
-        if row.types is not None and row.types != (INTRA if is_intra else INTER):
-            account.note("`types` disagrees with the videos of the choices, which count", where)
         answer = numbers[row.answer]
         others = tuple(number for number in dict.fromkeys(numbers) if number != answer)
-        if len(others) < NUM_CHOICES - 1:
-            account.note("original texts coincide; one more is added for each", where)
+        odd = {
+            "the query is not the clip of the answer, which counts": (row.query.video, row.query.text)
+            != (truth.video, truth.text),
+            "the clip ends after its video and is cut": truth.end_s > video_end_s,
+            "a clip without length, which shows one frame": end_s == start_s,
+            "`types` disagrees with the videos of the choices, which count": row.types is not None
+            and row.types != (INTRA if is_intra else INTER),
+            "original texts coincide; one more is added for each": len(others) < NUM_CHOICES - 1,
+        }
+        oddities = tuple(reason for reason, is_so in odd.items() if is_so)
         video = self._number_of_video[truth.video]
-        self.questions.append(Asked(key, video, start_s, end_s, answer, others, is_intra))
+        self.questions.append(Asked(key, video, start_s, end_s, answer, others, is_intra, oddities))
+        return None
 
     def _take_in(self, clip: ClipRow) -> int:
         """Returns the number of a clip's text."""
@@ -136,10 +141,8 @@ class Corpus:
 def read_corpus(files: RawFiles, path: Path, rewrite: Callable[[str], str], account: Account) -> Corpus:
     """Reads the whole file once, entry by entry; raises `DataError`."""
     corpus = Corpus(rewrite)
-    seen: set[str] = set()
     for where, key, row in files.json_members(path, QuestionRow, "EgoMCQ"):
-        if not _KEY.fullmatch(key) or key in seen:
-            raise DataError(f"{where}: expected a number as the name of the entry, and none twice")
-        seen.add(key)
+        if not _KEY.fullmatch(key):
+            raise DataError(f"{where}: expected a number as the name of the entry")
         corpus.add(where, key, row, account)
     return corpus

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+from data_builders.ego4d import VIDEO_LAYOUTS
 from data_builders.media import MediaFolder
 from data_builders.source import Account, SourceOptions
 
@@ -23,13 +24,12 @@ class Span(NamedTuple):
 
 
 class EgoMCQVideos:
-    """Finds clips in `<uid>.mp4`, `<uid>/<number>.mp4` (EgoVLP) or `<uid>.mp4/<start>.mp4` (LaViLa)."""
+    """Finds clips in whole videos, `<uid>/<number>.mp4` (EgoVLP) or `<uid>.mp4/<start>.mp4` (LaViLa)."""
 
     def __init__(self, options: SourceOptions, account: Account, chunk_s: float | None) -> None:
         self._folder = Path(options.videos_folder)
         self._account = account
-        whole = ("{video}.mp4", "full_scale/{video}.mp4", "v1/full_scale/{video}.mp4", "v2/full_scale/{video}.mp4")
-        self._whole = MediaFolder(options, whole, account)
+        self._whole = MediaFolder(options, VIDEO_LAYOUTS, account)
         self._chunks = MediaFolder(options, ("{folder}/{chunk}.mp4",), account)
         self._chunk_s = chunk_s
         self._cut: dict[str, tuple[str, float, float] | None] = {}
@@ -46,11 +46,11 @@ class EgoMCQVideos:
         folder, chunk_s, number_unit = cut
         number = chunk_with_most(start_s, end_s, chunk_s)
         first_s, last_s = number * chunk_s, (number + 1) * chunk_s
-        if start_s < first_s or end_s > last_s:
-            self._account.note("the clip crosses the border of two chunks: its longer part is shown", where)
         video = self._chunks.find(where, folder=folder, chunk=f"{round(number * number_unit)}")
         if video is None:
             return None
+        if start_s < first_s or end_s > last_s:
+            self._account.note("the clip crosses the border of two chunks: its longer part is shown", where)
         return Span(video, round(max(start_s, first_s) - first_s, 6), round(min(end_s, last_s) - first_s, 6))
 
     def _chunks_of(self, uid: str) -> tuple[str, float, float] | None:

@@ -9,6 +9,7 @@ the observation alone, which here is a span of one instant. Options keep the ord
 letters.
 
 Traps: frame numbers of EPIC-KITCHENS-100 do not count the frames of the video, see `data_builders/epic_kitchens.py`;
+its extracted frames are numbered from 1, so that number N, which the authors open, is second (N - 1) / rate there;
 the list of actions may be empty; two choices may be the same text, and the official script compares texts.
 """
 
@@ -161,6 +162,8 @@ class _Clips:
             "Ego4D": ego4d.VIDEO_LAYOUTS,
         }
         if self._cut:
+            if any(folders.values()):
+                raise ConfigError("epic_videos, ego4d_videos: not read with cut_clips; give videos, their one folder")
             folders, layouts = dict.fromkeys(folders), dict.fromkeys(layouts, CUT_LAYOUTS)
         if options.media_root is None and len({folder or options.videos_folder for folder in folders.values()}) > 1:
             raise ConfigError("media_root: the videos lie in two folders; give a folder above both")
@@ -182,20 +185,21 @@ class _Clips:
         )
         if video is None:
             return None
-        observation_s = frame_to_seconds(row.current_observation_frame, frame_rate)
-        start_s = self._start(where, row, frame_rate, observation_s)
+        is_folder = is_epic and not self._cut and not PurePosixPath(video).suffix
+        first = epic_kitchens.FIRST_PICTURE if is_folder else 0
+        observation_s = frame_to_seconds(max(row.current_observation_frame - first, 0), frame_rate)
+        start_s = self._start(where, row, first, frame_rate, observation_s)
         length_s = observation_s - start_s
         if self._cut:  # where exactly they were cut is not said, so no instant of the file is known
             return _Clip(video, length_s)
-        is_folder = is_epic and not PurePosixPath(video).suffix
         return _Clip(video, length_s, start_s, observation_s, frame_rate if is_folder else None)
 
-    def _start(self, where: str, row: QuestionRow, frame_rate: float, observation_s: float) -> float:
+    def _start(self, where: str, row: QuestionRow, first: int, frame_rate: float, observation_s: float) -> float:
         """Returns the start of the first action, or the instant of the observation where there is none before it."""
         if not row.task_progress_metadata:
             self._account.note("no action was done yet: shows the observation alone", where)
             return observation_s
-        start_s = frame_to_seconds(row.task_progress_metadata[0].start_frame, frame_rate)
+        start_s = frame_to_seconds(max(row.task_progress_metadata[0].start_frame - first, 0), frame_rate)
         if start_s > observation_s:
             self._account.note("the first action starts after the observation: shows the observation alone", where)
             return observation_s

@@ -146,11 +146,11 @@ class _Protocol:
         if not distractors:
             self._account.drop("no other answer to choose from", where)
             return None
-        if len(distractors) < NUM_DISTRACTORS:
-            self._account.note(f"fewer than {1 + NUM_DISTRACTORS} options", where)
         video = self._media.find(where, interval=row.interval)
         if video is None:
             return None
+        if len(distractors) < NUM_DISTRACTORS:
+            self._account.note(f"fewer than {1 + NUM_DISTRACTORS} options", where)
         question_id = f"egotaskqa/{self._protocol}/{row.question_id}"
         choices = arrange(row.answer, distractors, task=table, question_id=question_id, seed=options.seed)
         return Question(

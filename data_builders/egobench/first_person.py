@@ -33,8 +33,15 @@ _ANOTHER = re.compile(r"#\s*[OX]\b\s*", re.IGNORECASE)
 _PERSONS = re.compile(r"#[OX]\b|\b(?:man|woman|lady|girl|boy|person|child|kid|baby|[ABD-HJ-Z])\b")
 """Whose "his" and "her" may be meant, where it is not the wearer's; other people are called man X, lady Y, …"""
 _VERB = re.compile(r"(?P<adverbs>(?:(?:\w+ly|then|also|again|still|just)\s+)*)(?P<verb>[^\W\d_]+)")
-_IRREGULAR = {"is": "am", "has": "have", "does": "do", "goes": "go", "ties": "tie", "unties": "untie", "lies": "lie"}
+_IRREGULAR = (
+    {"is": "am", "has": "have", "does": "do", "goes": "go", "ties": "tie", "unties": "untie", "lies": "lie"}
+    | {"caches": "cache", "aches": "ache", "focuses": "focus", "refocuses": "refocus"}
+    | {"hoes": "hoe", "tiptoes": "tiptoe", "dies": "die"}
+)
 _HISSING = ("sses", "shes", "ches", "xes", "zzes", "oes")
+_NOT_OWNED = r"an?|the|this|that|these|those|some|another|to|with|from|for|at|in|into|on|onto|by|and"
+_HER_OWN = re.compile(rf"\b(?:his|her)(?= \w)(?! (?:{_NOT_OWNED})\b)")
+"""A possessive: "her cup", but not "passes her the knife", "looks at her in the mirror"."""
 
 
 def ask_in_first_person(question: str) -> str:
@@ -66,7 +73,7 @@ def _told_by_wearer(rest: str) -> str:
     if rest.startswith("'s "):
         return "my" + rest[2:]
     if not _PERSONS.search(rest):
-        rest = re.sub(r"\b(?:his|her)(?= \w)", "my", rest)
+        rest = _HER_OWN.sub("my", rest)
         rest = re.sub(r"\b(?:himself|herself)\b", "myself", rest)
     found = _VERB.match(rest)
     if found is None:

@@ -63,11 +63,11 @@ def read(options: EgoBenchOptions, account: Account) -> Tables[Question]:
             answer_index = row.answer_index
             if answer_index is None:
                 raise DataError(f"{where}: the answer {row.answer[:80]!a} is none of the candidates")
-            if has_repeated_options(row.candidates):
-                account.note("two options are the same text", where)
             video = media.find(where, video=row.video)
             if video is None:
                 continue
+            if has_repeated_options(row.candidates):
+                account.note("two options are the same text", where)
             name = str(PurePosixPath(row.video).with_suffix(""))
             seen[name] += 1
             if seen[name] > 1:

@@ -92,15 +92,17 @@ class EgoClips:
         reason = self._reason_to_drop(row, text, unsure)
         if reason:
             return self._account.drop(reason, where)
+        start_s, end_s = max(row.clip_start, 0.0), min(row.clip_end, row.video_dur)
+        part, offset_s = self._part(start_s, end_s, row.video_dur)
+        video = self._media.find(where, video=uid, chunk=str(part.chunk), start=str(offset_s))
+        if video is None:
+            return None
         if row.clip_start < 0:
             self._account.note("started_before_the_video", where)
         if row.clip_end > row.video_dur:
             self._account.note("ended_after_the_video", where)
-        start_s, end_s = max(row.clip_start, 0.0), min(row.clip_end, row.video_dur)
-        part, offset_s = self._part(where, start_s, end_s, row.video_dur)
-        video = self._media.find(where, video=uid, chunk=str(part.chunk), start=str(offset_s))
-        if video is None:
-            return None
+        if not part.is_whole:
+            self._account.note("cut_at_the_border_of_a_chunk", where)
         length_s = part.end_s - part.start_s
         self.total_s += length_s
         self.below_1s += length_s < 1
@@ -135,13 +137,11 @@ class EgoClips:
             return "outside_the_video"
         return "unsure" if unsure and self._options.drop_unsure else ""
 
-    def _part(self, where: str, start_s: float, end_s: float, video_s: float) -> tuple[Part, int]:
+    def _part(self, start_s: float, end_s: float, video_s: float) -> tuple[Part, int]:
         """Returns what one file shows of a clip, and the second of the video at which that file starts."""
         if self._layout.chunk_s is None:
             return Part(0, start_s, end_s, is_whole=True), 0
         part = longest_part(start_s, end_s, video_s, self._layout.chunk_s)
-        if not part.is_whole:
-            self._account.note("cut_at_the_border_of_a_chunk", where)
         return part, part.chunk * self._layout.chunk_s
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from data_builders.raw_rows import OptionalText, RawRow, Seconds, Text
 
@@ -17,6 +17,12 @@ _PERSON = re.compile(r"#\s*([CO])\b\s*", re.IGNORECASE)
 _WEARER = re.compile(r"#\s*C\b(\s+C\b)?", re.IGNORECASE)
 _OTHER = re.compile(r"#\s*O\b", re.IGNORECASE)
 _UNSURE = re.compile(r"#\s*unsure\b", re.IGNORECASE)
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+"""A whole field as tools write one that holds quotes; a lone quote within a field is text."""
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1].replace('""', '"').strip() if _QUOTED.fullmatch(text) else text
 
 
 class EgoClipRow(RawRow):
@@ -31,7 +37,7 @@ class EgoClipRow(RawRow):
     """May be negative."""
     clip_end: Seconds
     """May lie beyond the end of the video."""
-    clip_text: OptionalText
+    clip_text: Annotated[OptionalText, AfterValidator(_unquoted)]
 
 
 def subject_of(text: str) -> str:

@@ -6,15 +6,12 @@ one folder, `media_root`, which has to lie above the videos of all sources.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import model_validator
-
-from data_builders.all_sources import AllOptions, config_class, run_all_command
+from data_builders.all_sources import config_class, run_all_command
 from data_builders.egoit import egoexolearn, egotimeqa, egtea, openeqa, ssv2
 from data_builders.paper_counts import PaperCount, compare
 from data_builders.source import Source
@@ -33,27 +30,7 @@ SOURCES: tuple[Source[Any, Any], ...] = (
 TABLE = "egoit"
 
 
-class _OneMediaRoot(AllOptions):
-    """Options that can only hold sources whose paths mean the same folder."""
-
-    @model_validator(mode="after")
-    def _sources_share_a_media_root(self) -> _OneMediaRoot:
-        roots = {}
-        for source in SOURCES:
-            section = getattr(self, source.name)
-            if section.root is not None:
-                own = section.media_root if "media_root" in section.model_fields_set else self.media_root
-                roots[source.name] = os.path.abspath(own or section.videos_folder)
-        if len(set(roots.values())) > 1:
-            told = ", ".join(f"{name}: {root}" for name, root in roots.items())
-            raise ValueError(
-                f"media_root: the paths of the sources would be relative to different folders ({told}), so that no "
-                "data.root fits them all; give media_root, a folder above all videos"
-            )
-        return self
-
-
-CONFIG = config_class("EgoITConfig", SOURCES, base=_OneMediaRoot)
+CONFIG = config_class("EgoITConfig", SOURCES)
 
 
 def combine(out: Path, summaries: Mapping[str, Mapping[str, Any]]) -> None:

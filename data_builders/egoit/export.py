@@ -193,7 +193,7 @@ def videollama2_row(row: Conversation, *, with_span: bool) -> dict[str, Any]:
 
 
 def videochat2_row(row: Conversation, *, with_span: bool) -> dict[str, Any]:
-    """Returns a conversation as VideoChat2 trains on it (dataset/it_dataset.py); `q` is empty for a caption."""
+    """Returns a conversation as VideoChat2 trains on it (dataset/it_dataset.py)."""
     asked = user_turn("", row.question, row.options)
     return {
         "video": row.video,

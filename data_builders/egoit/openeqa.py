@@ -68,13 +68,13 @@ def read(options: OpenEQAOptions, account: Account) -> Tables[Conversation]:
         asked: set[tuple[str, str]] = set()
         for where, row in files.json_rows(path, QuestionRow, "questions"):
             conversation_id = maker.new_id(row.question_id, where)
+            video = media.find(where, episode=row.episode_history)
+            if video is None:
+                continue
             asks = (row.episode_history, normal_form(row.question))
             if asks in asked:
                 account.note("same_question_of_the_same_episode", where)
             asked.add(asks)
-            video = media.find(where, episode=row.episode_history)
-            if video is None:
-                continue
             yield maker.make(where, conversation_id, video, row.question, row.answer, KIND)
             for number, answer in enumerate(_further_answers(row) if options.extra_answers else [], 1):
                 yield maker.make(where, f"{conversation_id}/{number}", video, row.question, answer, KIND)

@@ -37,6 +37,7 @@ MALFORMED: dict[str, list[dict[str, str]]] = {
     "a system turn": [{"from": "system", "value": "Be brief."}, *turns("<video>\nWhat?", "A cup.")],
     "no token": turns("What?", "A cup."),
     "a token in an answer": turns("<video>\nWhat?", "<video> A cup."),
+    "a long turn": turns("<video>\nWhat?", "x" * 30_000),
     "a picture's token": turns("<video>\n<image>\nWhat?", "A cup."),
 }
 

@@ -88,6 +88,14 @@ def test_malformed_turns_stop_the_build_or_are_left_out(tmp_path: Path, fault: s
     assert (len(rows), summary["dropped"]) == (1, {"malformed": 1})
 
 
+def test_a_long_turn_of_a_row_that_is_left_out_anyway_stops_nothing(tmp_path: Path) -> None:
+    long = turns("What?", "x" * 30_000)
+    rows = [ROWS[0], {"conversations": long}, {"image": "a.jpg", "conversations": long}]
+    write_list(tmp_path / "valley_llavaimage.json", rows)
+    summary, kept = read_back(tmp_path)
+    assert (len(kept), summary["dropped"]) == (1, {"picture": 1, "text_without_video": 1})
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -158,7 +158,7 @@ def test_conversations_load_whatever_the_first_file_lacks(tmp_path: Path) -> Non
 def test_the_command_skips_what_has_no_root(tmp_path: Path) -> None:
     roots = write_raw(tmp_path / "raw", WITHOUT_ENCODER)
     config = tmp_path / "config.yaml"
-    config.write_text(f"out: {tmp_path / 'out'}\nmissing_videos: drop\nseed: 4\n")
+    config.write_text(f"out: {tmp_path / 'out'}\nmedia_root: {tmp_path}\nmissing_videos: drop\nseed: 4\n")
     command = [sys.executable, "-m", "data_builders.egobench.all", "--config", str(config), *roots]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
     assert done.returncode == 0, done.stderr
@@ -182,12 +182,20 @@ def test_a_source_that_fails_is_named_and_the_others_are_built(
 ) -> None:
     roots = write_raw(tmp_path / "raw", WITHOUT_ENCODER)
     (tmp_path / "raw" / "egoplan" / "EgoPlan_validation.json").write_text("[{")
-    assert main([f"out={tmp_path / 'out'}", *roots]) != 0
+    assert main([f"out={tmp_path / 'out'}", f"media_root={tmp_path}", *roots]) != 0
     told = capsys.readouterr().out.replace("\n", "")
     assert "egoplan: failed: " in told
     assert "EgoPlan_validation.json" in told
     assert (tmp_path / "out" / "vlnqa.jsonl").is_file()
     assert not (tmp_path / "out" / "egoplan.jsonl").exists()
+
+
+def test_tables_without_one_folder_for_their_paths_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([f"out={tmp_path / 'out'}", *write_raw(tmp_path / "raw", ["egoschema", "vlnqa"])]) == 2
+    assert "give media_root, a folder above all videos" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_shipped_configuration_names_every_source() -> None:

@@ -64,11 +64,16 @@ def test_one_question_per_first_person_video_with_an_action(root: Path) -> None:
     assert summary["dropped"] == {"third-person video": 1, "no action": 1}
     assert summary["noted"] == {
         "all actions are shorter than min_action_s": 1,
-        "an action ends after its video": 2,
-        "an action without length, or outside its video, is left out": 1,
         "missing_video": 2,
     }
+    assert summary["facts"]["charades_ego_actions_cut_to_their_video"] == 2
+    assert summary["facts"]["charades_ego_actions_without_length_or_outside"] == 1
     assert summary["facts"]["charades_ego_mean_clip_seconds_in_paper"] == 10.8
+
+
+def test_a_video_that_is_left_out_is_not_noted_as_kept(root: Path) -> None:
+    summary, questions = build(root, missing_videos="drop")
+    assert (len(questions), summary["noted"]) == (1, {})
 
 
 def test_the_action_depends_on_seed_and_video_alone(root: Path) -> None:

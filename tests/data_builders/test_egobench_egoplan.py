@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from data_builders import epic_kitchens
 from data_builders.egobench.egoplan import SOURCE, EgoPlanOptions, main
 from data_builders.source import build_source
 from eval.questions import read_questions
+from exo2ego.data.video import read_frames
 from exo2ego.errors import ConfigError, DataError
 from exo2ego.storage import read_jsonl
 from tests.data_builders.raw_egoplan import EGO4D, row, write_egoplan
@@ -75,9 +77,28 @@ def test_the_instants_of_every_kind_of_video(root: Path) -> None:
         "7": (f"v1_288p/{EGO4D}.mp4", 2.0, 20.0, None),
         "8": ("P01/videos/P01_13.MP4", 10.0, 10.0, None),
         "9": ("P01/videos/P01_13.MP4", 1.0, 10.0, None),
-        "11": ("P01/rgb_frames/P01_101", 1.2, 12.0, 50.0),
+        "11": ("P01/rgb_frames/P01_101", 1.18, 11.98, 50.0),  # pictures 60 and 600, counted from 1
     }
     assert all(one["observation"] == one["end"] for one in rows.values())
+
+
+@pytest.mark.parametrize(("video", "frame_rate"), [("P02_01", 60.0), ("P02_101", 50.0)])
+@pytest.mark.parametrize(("start", "observation"), [(1, 7), (0, 0), (1, 1), (2, 3)])
+def test_the_pictures_of_a_folder_are_those_of_the_authors(
+    root: Path, video: str, frame_rate: float, start: int, observation: int
+) -> None:
+    folder = root / "P02" / "rgb_frames" / video
+    folder.mkdir(parents=True)
+    for number in range(1, 9):
+        Image.new("L", (8, 8), 20 * number).save(folder / f"frame_{number:010d}.png")
+    progress = [{"narration_text": "x", "start_frame": start, "stop_frame": start}]
+    rewrite(root, [row(1, video_id=video, current_observation_frame=observation, task_progress_metadata=progress)])
+    _, rows = built(root)
+    one = rows["1"]
+    assert one["frame_rate"] == frame_rate
+    span = (one["start"], one["end"], 32)
+    frames = read_frames(folder, *span, frame_rate=frame_rate, observation_s=one["observation"])
+    assert [int(frames[place].max()) // 20 for place in (0, -1)] == [max(start, 1), max(observation, 1)]
 
 
 def test_odd_rows_are_counted(root: Path) -> None:
@@ -138,6 +159,9 @@ def test_clips_that_others_cut_are_whole_files(root: Path) -> None:
     _, rows = built(root, cut_clips=True)
     assert {rows["115"][key] for key in ("start", "end", "observation", "frame_rate")} == {None}
     assert (rows["115"]["video"], rows["7"]["video"]) == ("115.mp4", "7.mp4")
+    for name in ("epic_videos", "ego4d_videos"):
+        with pytest.raises(ConfigError, match="not read with cut_clips"):
+            built(root, cut_clips=True, **{name: root})
 
 
 @pytest.mark.parametrize(
@@ -168,7 +192,7 @@ def test_the_command_and_the_evaluator(root: Path, capsys: pytest.CaptureFixture
     (root / FILE).rename(root / "data" / FILE)
     assert main(["--root", str(root), "--out", str(out)]) == 0
     assert "egoplan: 5 rows, the paper has 3,339 (Table 2): -3,334; " in capsys.readouterr().out
-    assert [one.observation_s for one in read_questions([out / "egoplan.jsonl"])] == [10.0, 20.0, 10.0, 10.0, 12.0]
+    assert [one.observation_s for one in read_questions([out / "egoplan.jsonl"])] == [10.0, 20.0, 10.0, 10.0, 11.98]
 
 
 def test_the_real_record(tmp_path: Path) -> None:

@@ -70,7 +70,6 @@ def test_oddities_are_told(root: Path) -> None:
     summary, rows = built(root)
     assert summary["noted"] == {
         "missing_video": 1,
-        "public label of a question that is not there": 1,
         "two options are the same text": 1,
     }
     assert rows[3]["meta"]["same_as_truth"] == [4]
@@ -80,6 +79,7 @@ def test_oddities_are_told(root: Path) -> None:
         "egoschema_mean_clip_seconds": 180.0,
         "egoschema_mean_clip_seconds_in_paper": 180.0,
         "egoschema_public_labels": 2,
+        "egoschema_public_labels_without_question": 1,
         "egoschema_public_labels_by_option": [1, 1, 0, 0, 0],
     }
     assert set(summary["provenance"]["inputs"]) == {"questions.json", "subset_answers.json", "uid_to_ego4d.json"}

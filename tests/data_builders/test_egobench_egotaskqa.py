@@ -67,6 +67,13 @@ def test_both_test_files_become_tables_of_five_options(root: Path) -> None:
     assert (paper["rows"], paper["paper_rows"]) == (6, 19_182), "the paper counts both together"
 
 
+def test_a_row_that_is_left_out_is_not_noted_as_kept(root: Path) -> None:
+    summary, tables = build(root, pool="test", missing_videos="drop")
+    assert [len(tables[table]) for table in TABLES] == [2, 2]
+    assert summary["dropped"] == {"interval without length": 2, "missing_video": 2}
+    assert summary["noted"] == {"fewer than 5 options": 4}
+
+
 def test_wrong_answers_come_from_the_pool_that_is_asked_for(root: Path) -> None:
     written(root, "direct", "train", [row(100, "only in train")])
     (root / "qa" / "direct" / "answer_set.txt").write_text("<UNK0>\n<UNK1>\nonly in the set\n\nno\n")

@@ -81,6 +81,13 @@ def test_odd_rows_are_counted(root: Path) -> None:
     }
 
 
+def test_wrong_answers_may_be_no_texts(root: Path) -> None:
+    rewrite(root, CLOSE, [row(0, wrong_answers=[1, 2.5, True]), row(1, wrong_answers=[None, 3, 4])])
+    summary, tables = built(root, option_style="raw")
+    assert [sorted(one["options"]) for one in tables["qaego4d_close"]] == [["1", "2.5", "True", "on the table"]]
+    assert summary["dropped"]["no question, no answer or an empty option"] == 2, "the second row, and an open one"
+
+
 def test_the_order_depends_on_seed_and_sample_alone(root: Path) -> None:
     rewrite(root, CLOSE, [row(number) for number in range(400)])
     first = {one["id"]: one for one in built(root)[1]["qaego4d_close"]}

@@ -58,6 +58,12 @@ def test_a_question_as_it_is_written(root: Path) -> None:
     assert summary["facts"]["vlnqa_videos"] == 3
 
 
+def test_a_row_that_is_left_out_is_not_noted_as_kept(root: Path) -> None:
+    (root / "video" / "vlnqa" / "c_3.mp4").unlink()
+    summary, rows = built(root, missing_videos="drop")
+    assert (len(rows), summary["noted"]) == (3, {"further question about the same video": 1})
+
+
 @pytest.mark.parametrize("name", ["egocentric_navigation.json", "vlnqa.json"])
 @pytest.mark.parametrize("folder", ["vlnqa", "vlnqa/vlnqa", "video/vlnqa/vlnqa", "."])
 def test_other_layouts(root: Path, name: str, folder: str) -> None:

@@ -206,6 +206,39 @@ def test_videos_are_found_where_ego4d_puts_them(tmp_path: Path) -> None:
         built(tmp_path, tmp_path / "out", videos=videos, missing_videos="stop")
 
 
+def test_a_row_that_is_left_out_is_not_noted_as_kept(tmp_path: Path) -> None:
+    lines = [egoclip_row(0, 1, 2), egoclip_row(1, -1, 2, video_uid=UIDS[1]), egoclip_row(2, 599, 1500)]
+    write_egoclip_rows(tmp_path, lines)
+    (tmp_path / UIDS[0]).mkdir()
+    (tmp_path / UIDS[0] / "0.mp4").touch()
+    summary, clips = built(tmp_path, tmp_path / "out", layout="egovlp", missing_videos="drop")
+    assert (len(clips), summary["dropped"], summary["noted"]) == (1, {"missing_video": 2}, {})
+
+
+def test_a_folder_of_chunks_is_no_whole_video(tmp_path: Path) -> None:
+    write_egoclip_rows(tmp_path, [egoclip_row(0, 1, 2)])
+    (tmp_path / f"{UIDS[0]}.mp4").mkdir()
+    (tmp_path / f"{UIDS[0]}.mp4" / "0.mp4").touch()
+    assert built(tmp_path, tmp_path / "out")[0]["noted"] == {"missing_video": 1}
+    assert built(tmp_path, tmp_path / "out", layout="lavila")[0]["noted"] == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ('"#C C says ""hello"""', 'C says "hello"'),
+        ('"#C C walks"', "C walks"),
+        ('"a" and "b"', '"a" and "b"'),
+        ('"#C C walks', '"C walks'),
+        ('#C C reads "Exit"', 'C reads "Exit"'),
+    ],
+)
+def test_a_field_that_is_quoted_as_a_whole_loses_its_quotes(tmp_path: Path, field: str, text: str) -> None:
+    write_egoclip_rows(tmp_path, [egoclip_row(0, 1, 2, field)])
+    _, (clip,) = built(tmp_path, tmp_path / "out")
+    assert clip.text == text
+
+
 def test_rows_that_are_none_are_counted_up_to_a_share(tmp_path: Path) -> None:
     good = [egoclip_row(index, index, index + 1) for index in range(198)]
     bad = [egoclip_row(198, 1, 2, "a\tb"), egoclip_row(199, 1, 2, video_dur="nan")]

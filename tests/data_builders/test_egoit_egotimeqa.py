@@ -96,6 +96,14 @@ def test_a_question_without_four_different_choices_stays_open(tmp_path: Path) ->
     assert 3 <= summary["noted"]["open_because_not_four_different_choices"] <= 17
 
 
+def test_wrong_answers_may_be_no_texts(tmp_path: Path) -> None:
+    changes = [{"answer": True, "wrong_answers": [False, 2, 0.5]}, {"wrong_answers": [None, "no", 4]}]
+    root = write_rows(tmp_path / "raw", [question(number, **one) for number, one in enumerate(changes)])
+    (row,), summary = build(SOURCE, root, form="closed", choice_answer="text")
+    assert (row.answer, sorted(row.options)) == ("True", ["0.5", "2", "False", "True"])
+    assert summary["dropped"] == {"not_four_different_choices": 1}
+
+
 @pytest.mark.parametrize(
     ("written", "meant"),
     [

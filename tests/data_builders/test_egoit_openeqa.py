@@ -33,6 +33,11 @@ def test_questions_about_folders_of_frames(raw: Path) -> None:
     assert summary["noted"] == {"missing_video": 2, "same_question_of_the_same_episode": 1}
 
 
+def test_a_row_that_is_left_out_is_not_noted_as_kept(raw: Path) -> None:
+    rows, summary = build(SOURCE, raw, missing_videos="drop")
+    assert (len(rows), summary["dropped"], summary["noted"]) == (1, {"missing_video": 2}, {})
+
+
 def test_further_answers_that_say_something_else(raw: Path) -> None:
     rows, _ = build(SOURCE, raw, extra_answers=True)
     assert [(row.conversation_id[-2:], row.answer) for row in rows[2:]] == [

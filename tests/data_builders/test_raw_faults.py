@@ -43,9 +43,9 @@ def raw(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.fixture(autouse=True)
 def _deadline() -> Iterator[None]:
-    former = signal.signal(signal.SIGALRM, _too_long)
+    former = signal.signal(signal.SIGPROF, _too_long)
     yield
-    signal.signal(signal.SIGALRM, former)
+    signal.signal(signal.SIGPROF, former)
 
 
 def refusal(raw: RawSource, folder: Path) -> str | None:

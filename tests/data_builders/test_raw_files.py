@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, RootModel
 
 from data_builders import json_stream, raw_files
 from data_builders.raw_files import RawFiles
 from data_builders.raw_rows import FileStem, Flag, PythonList, RawRow, Text
 from exo2ego.errors import DataError
+
+
+class Anything(RootModel[Any]):
+    """Whatever JSON holds."""
 
 
 class Row(RawRow):
@@ -142,10 +146,36 @@ def test_a_giant_line_or_value_is_refused_before_it_fills_the_memory(
         list(files.json_rows(long_value, Row, "rows"))
 
 
-def test_a_name_given_twice_is_refused(files: RawFiles) -> None:
-    path = written(files, "table.json", '{"a": 1, "a": 2}')
-    with pytest.raises(DataError, match="'a' is given twice"):
-        files.json_table(path, "answers")
+@pytest.mark.parametrize(
+    "content",
+    ['{"a": 1, "a": 2}', '{"x": {"a": {}, "a": {}}}', '{"a": {}, "a": {}}', '{"x": {"b": {"a": [{"a": 1, "a": 1}]}}}'],
+)
+def test_a_name_given_twice_is_refused(files: RawFiles, content: str) -> None:
+    path = written(files, "table.json", content)
+    wrapped = written(files, "rows.json", f"[{content}]")
+    lines = written(files, "rows.jsonl", content)
+    for rows in (
+        lambda: files.json_table(path, "answers"),
+        lambda: files.json_members(path, Anything, "answers"),
+        lambda: files.json_rows(wrapped, Anything, "answers"),
+        lambda: files.jsonl_rows(lines, Anything, "answers"),
+    ):
+        with pytest.raises(DataError, match=r"line 1.*'a' is given twice"):
+            list(rows())
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [('{"a" 1}', "Expecting ':' delimiter"), ('{"a": 01}', "Expecting ',' delimiter"), ('"\\x"', "Invalid .*escape")],
+)
+def test_a_fault_in_front_of_much_text_is_told_where_it_is(
+    files: RawFiles, monkeypatch: pytest.MonkeyPatch, fault: str, message: str
+) -> None:
+    monkeypatch.setattr(json_stream, "_WINDOW_CHARACTERS", 100)
+    monkeypatch.setattr(json_stream, "MAX_VALUE_CHARACTERS", 1000)
+    path = written(files, "rows.json", f'[[\n1,\n{fault},\n"{"a" * 10_000}"]]')
+    with pytest.raises(DataError, match=f"line 3: {message}"):
+        list(files.json_rows(path, Row, "rows"))
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

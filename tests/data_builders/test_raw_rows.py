@@ -16,6 +16,7 @@ from data_builders.raw_rows import (
     ClockSeconds,
     FileStem,
     Flag,
+    GeneratedText,
     PythonList,
     RelativePath,
     Seconds,
@@ -65,6 +66,15 @@ def test_texts_are_one_line_without_control_characters() -> None:
     for refused in ("", " \n ", "\u200b", "a" * (MAX_TEXT_CHARACTERS + 1), "\ud800"):
         with pytest.raises(ValidationError):
             TypeAdapter(Text).validate_python(refused)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(" a ", "a"), (3, "3"), (0.5, "0.5"), (True, "True"), (None, ""), ("", "")]
+)
+def test_what_a_language_model_wrote_without_quotes_is_a_text(value: object, expected: str) -> None:
+    assert TypeAdapter(GeneratedText).validate_python(value) == expected
+    with pytest.raises(ValidationError):
+        TypeAdapter(GeneratedText).validate_python([value])
 
 
 @pytest.mark.parametrize(

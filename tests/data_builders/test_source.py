@@ -204,6 +204,21 @@ def test_a_path_that_leads_out_is_refused_even_if_a_reader_lets_it_through(tmp_p
         media.find("row 1", video="../../../etc/passwd")
 
 
+def test_a_video_is_a_file_and_pictures_are_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "v.mp4").mkdir()
+    (tmp_path / "w").touch()
+    account = Account()
+    media = MediaFolder(ExampleOptions(root=tmp_path, out=tmp_path), ["{video}.mp4", "frames/{video}"], account)
+    assert media.find("row 1", video="v") == "v.mp4"
+    assert account.noted == {"missing_video": 1}
+    (tmp_path / "frames" / "w").mkdir(parents=True)
+    (tmp_path / "w").unlink()
+    assert media.find("row 2", video="w") == "frames/w"
+    (tmp_path / "frames" / "x").touch()
+    assert media.find("row 3", video="x") == "frames/x"
+    assert account.noted == {"missing_video": 2}
+
+
 def test_examples_are_few_and_counts_are_not(tmp_path: Path) -> None:
     account = Account()
     for number in range(20):
@@ -247,7 +262,8 @@ def test_all_runs_what_has_a_root_and_tells_of_the_rest(tmp_path: Path, capsys: 
 
 def test_all_goes_on_after_a_failure_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, out = corpus(tmp_path / "raw"), tmp_path / "out"
-    values = [f"out={out}", f"example.root={tmp_path / 'absent'}", f"other.root={root}"]
+    absent = tmp_path / "absent"
+    values = [f"out={out}", f"media_root={tmp_path}", f"example.root={absent}", f"other.root={root}"]
     combined: list[str] = []
     config = load_config(AllExamples, None, values)
     assert run_all([EXAMPLE, OTHER], config, lambda _, summaries: combined.extend(summaries)) == DataError.exit_code
@@ -255,6 +271,14 @@ def test_all_goes_on_after_a_failure_and_says_so(tmp_path: Path, capsys: pytest.
     assert "example: failed: " in told
     assert f"other: written to {out}" in told
     assert not combined
+
+
+def test_all_refuses_paths_without_one_folder(tmp_path: Path) -> None:
+    values = [f"out={tmp_path}", f"example.root={tmp_path / 'a'}", f"other.root={tmp_path / 'b'}"]
+    with pytest.raises(ConfigError, match=r"relative to different folders \(example: .*, other: .*give media_root"):
+        load_config(AllExamples, None, values)
+    load_config(AllExamples, None, [*values, f"media_root={tmp_path}"])
+    load_config(AllExamples, None, [*values, f"example.videos={tmp_path}", f"other.videos={tmp_path}"])
 
 
 def test_all_needs_a_root_and_knows_its_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

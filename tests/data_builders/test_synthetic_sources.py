@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import psutil
 import pytest
 
 from data_builders.synthetic import Event, read_ground_truth, read_sidecar
@@ -322,10 +323,9 @@ def test_the_same_settings_give_the_same_annotations(corpus: Path, sources: Path
 def test_an_interrupted_build_is_finished(corpus: Path, sources: Path, run_python: RunPython) -> None:
     out = corpus.parent / "interrupted"
     shutil.copytree(sources, out)
-    shutil.rmtree(out / "ssv2")
-    (out / "egoplan").rename(out / "egoplan.partial-0123abcd")
-    (out / GROUND_TRUTH / "vlnqa.jsonl").rename(out / GROUND_TRUTH / "vlnqa.jsonl.partial-0123abcd")
-    shutil.rmtree(out / "vlnqa")
+    for name in ("ssv2", "egoplan", "vlnqa"):
+        shutil.rmtree(out / name)
+    (out / GROUND_TRUTH / "vlnqa.jsonl").unlink()
     record = read(out / RECORD)
     del record["sources"], record["provenance"]
     (out / RECORD).write_text(json.dumps(record))
@@ -342,8 +342,10 @@ def test_a_killed_build_is_finished_by_the_same_command(corpus: Path, sources: P
     process = subprocess.Popen([*map(str, command)], cwd=REPOSITORY, stdout=subprocess.DEVNULL)
     while process.poll() is None and not list(out.glob("ssv2*")):
         time.sleep(0.01)
+    workers = psutil.Process(process.pid).children()
     process.kill()
     process.wait()
+    psutil.wait_procs(workers, timeout=30)
     assert "sources" not in read(out / RECORD)
     assert build(run_python, corpus, out) == 0
     assert annotation_files(out) == annotation_files(sources)
