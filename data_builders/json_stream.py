@@ -176,5 +176,5 @@ class _Window:
         line = 1 + self._lines_before + self._text.count("\n", 0, position)
         return DataError(
             f"{self.path}: {self.what} is not valid JSON: line {line}: {message}; "
-            "the file may be cut off: download or build it again"
+            "the file may be cut off or damaged: download or build it again"
         )

@@ -14,7 +14,8 @@ class MediaFolder:
     """Finds videos in any of the layouts in which a dataset is spread, and counts those that are not there.
 
     `layouts` are paths below the videos' folder with `{name}` for what a row gives, the official one first; a path
-    without a suffix is a folder of pictures. The names must be safe (`raw_rows.FileStem`, `RelativePath`): a path never leaves the media root.
+    without a suffix is a folder of pictures. The names must be safe (`raw_rows.FileStem`, `RelativePath`): a path never
+    leaves the media root.
     """
 
     def __init__(self, options: DatasetOptions, layouts: Sequence[str], account: Account) -> None:

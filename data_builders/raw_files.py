@@ -25,8 +25,8 @@ _decode = json.JSONDecoder(object_pairs_hook=unique_names).decode
 class RawFiles:
     """The files that a reader uses, below the folder of one dataset.
 
-    Every row comes with its place (`FILE: row N`), for the messages of the reader. All methods raise `DataError`; in JSON
-    also for a name that an object has twice.
+    Every row comes with its place (`FILE: row N`), for the messages of the reader. All methods raise `DataError`, also
+    for a name that an object of JSON has twice.
     """
 
     def __init__(self, root: Path, dataset: str) -> None:

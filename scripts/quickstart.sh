@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 preset=quickstart world=(--takes 220 --frame-size 48 --ego-difficulty 0.5 --exo-difficulty 0) questions=300 conversations=800
-raw=(--training-rows 300 --benchmark-rows 100)
+raw=(--training-rows 300 --benchmark-rows 60)
 if [[ ${1:-} == --smoke ]]; then
     preset=tiny world=(--takes 10 --seconds-per-take 8) questions=6 conversations=40
     raw=(--training-rows 12 --benchmark-rows 12)

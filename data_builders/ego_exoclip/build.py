@@ -112,8 +112,6 @@ def _spool_narrations(
         if splits.get(uid) != options.split or uid not in takes:
             annotated.add(uid)
             continue
-        if uid in spool:
-            raise DataError(f"{path}: take {uid} is given twice")
         try:
             narrations = reader.read(uid, raw)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -157,10 +157,6 @@ class NarrationSpool:
     ) -> None:
         self._file.close()
 
-    def __contains__(self, take_uid: object) -> bool:
-        """Tells whether narrations of the take were written."""
-        return take_uid in self._batches
-
     def write(self, take_uid: str, narrations: Sequence[Narration]) -> None:
         """Appends the narrations of one take, at least one."""
         columns: dict[str, Sequence[Any]] = dict(zip(Narration._fields, zip(*narrations, strict=True), strict=True))

@@ -9,7 +9,8 @@ A question shows the whole canonical clip, not the window that holds its answer,
 the start of the clip). The closed file stores no order of its options; they are shuffled by seed and sample id.
 
 Traps: `video_id` is the clip's uid, not the video's; commas and line breaks are gone from the texts; the window may
-have no length; wrong answers may be bare numbers or null; both val and test of `answers.json` point into `nlq_val.json`; a query may have no text.
+have no length; wrong answers may be bare numbers or null; both val and test of `answers.json` point into
+`nlq_val.json`; a query may have no text.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def test_a_take_given_twice_in_the_annotations(tmp_path: Path, capsys: pytest.Ca
     narrated = json.dumps([annotation(0, [described(1.0)])])
     (root / DESCRIPTIONS).write_text(f'{{"annotations": {{"uid-0": {narrated}, "uid-0": {narrated}}}}}')
     assert run(root, tmp_path / "out", "--no-files") == DataError.exit_code
-    assert "take uid-0 is given twice" in capsys.readouterr().err
+    assert "'uid-0' is given twice" in capsys.readouterr().err
 
 
 def test_a_path_may_not_leave_its_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
