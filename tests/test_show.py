@@ -123,7 +123,7 @@ def test_what_cannot_be_shown_says_why_and_is_counted(
     rows = [
         conversation(video="absent.mp4"),
         conversation(id="egtea/2", video="broken.mp4"),
-        conversation(id="egtea/3", video="../outside.mp4"),
+        conversation(id="egtea/3", video="../no_such_video_outside.mp4"),
         conversation(id="egtea/4", video="pictures", start=0, end=1),
         conversation(id="egtea/5", video="pictures"),
         conversation(id="egtea/6", video="pictures", start=0, end=1, frame_rate=2),

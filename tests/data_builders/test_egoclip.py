@@ -323,7 +323,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, run_python: RunPytho
         )
         done = run_python("-c", code)
         peaks.append(int(done.stdout.splitlines()[-1]) / 1024)
-    assert peaks[1] < peaks[0] + 8, peaks  # MB; the larger file has 9 MB more, and its rows would take 60
+    assert peaks[1] < peaks[0] + 25, peaks  # MB; the rows of the larger file would take 60 more
 
 
 def test_a_killed_build_leaves_the_former_one(tmp_path: Path) -> None:
