@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from data_builders.paper_counts import PaperCount, compare
-from exo2ego.command_line import add_flags, given_flags, run_safely
-from exo2ego.config import Config, validate_config
+from exo2ego.command_line import run_flagged
+from exo2ego.config import Config
 from exo2ego.console import console
 from exo2ego.errors import ConfigError, DataError
 from exo2ego.provenance import provenance
@@ -220,16 +219,9 @@ def print_summary(summary: Mapping[str, Any]) -> None:
 
 def run_source(source: Source[OptionsType, RecordType], description: str | None, argv: Sequence[str] | None) -> int:
     """Runs `python -m data_builders.<kind>.<name> --root … --out …`."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {source.module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_flags(parser, source.options)
-    parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
-    arguments = parser.parse_args(argv)
 
-    def act() -> None:
-        options = validate_config(source.options, given_flags(arguments, source.options), "command line")
+    def act(options: OptionsType) -> None:
         print_summary(build_source(source, options))
         console.print(f"written: {options.out}", markup=False)
 
-    return run_safely(act, arguments.debug)
+    return run_flagged(source.module, description, source.options, act, argv)

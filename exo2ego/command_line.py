@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from rich.text import Text
 
-from exo2ego.config import Config, ConfigType, describe_fields, load_config, to_yaml
+from exo2ego.config import Config, ConfigType, describe_fields, load_config, to_yaml, validate_config
 from exo2ego.console import error_console
 from exo2ego.errors import ConfigError, DataError, Exo2EgoError
 
@@ -98,6 +98,27 @@ def run_configured(
             return 0
         options = RunOptions(getattr(arguments, "dry_run", False), getattr(arguments, "resume", None))
         return action(config, options)
+
+    return run_safely(act, arguments.debug)
+
+
+def run_flagged(
+    module: str,
+    description: str | None,
+    config_class: type[ConfigType],
+    action: Callable[[ConfigType], int | None],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parses the command line of an entry point whose flat configuration is given as flags, and runs `action`."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_flags(parser, config_class)
+    parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
+    arguments = parser.parse_args(argv)
+
+    def act() -> int | None:
+        return action(validate_config(config_class, given_flags(arguments, config_class), "command line"))
 
     return run_safely(act, arguments.debug)
 

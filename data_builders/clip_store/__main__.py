@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from data_builders.clip_store.options import ClipStoreOptions
-from exo2ego.command_line import add_flags, given_flags, run_safely
-from exo2ego.config import validate_config
+from exo2ego.command_line import run_flagged
 from exo2ego.console import console
 
 DESCRIPTION = """\
@@ -19,21 +17,12 @@ data.clip_store=DIR and clip_store=DIR. The same command continues a run that wa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Builds, continues, plans or verifies a clip store; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_builders.clip_store",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_flags(parser, ClipStoreOptions)
-    parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
-    arguments = parser.parse_args(argv)
 
-    def act() -> None:
-        options = validate_config(ClipStoreOptions, given_flags(arguments, ClipStoreOptions), "command line")
+    def act(options: ClipStoreOptions) -> None:
         for line in run(options):
             console.print(line, markup=False)
 
-    return run_safely(act, arguments.debug)
+    return run_flagged("data_builders.clip_store", DESCRIPTION, ClipStoreOptions, act, argv)
 
 
 def run(options: ClipStoreOptions) -> Sequence[str]:

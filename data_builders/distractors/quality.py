@@ -6,7 +6,6 @@ similarity, TABLE.similarities.png beside it or into --out. See docs/distractors
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import sys
 from collections import Counter
@@ -28,8 +27,8 @@ from data_builders.distractors.options import DistractorOptions, embeddings_fold
 from data_builders.distractors.quality_report import summary_sentence, write_histogram, write_report
 from data_builders.raw_rows import describe_faults
 from data_builders.source import Account, DatasetOptions
-from exo2ego.command_line import add_flags, given_flags, run_safely
-from exo2ego.config import Config, validate_config
+from exo2ego.command_line import run_flagged
+from exo2ego.config import Config
 from exo2ego.console import console
 from exo2ego.errors import ConfigError, DataError
 from exo2ego.provenance import provenance
@@ -156,19 +155,7 @@ def _measure_all(options: QualityOptions) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `python -m data_builders.distractors.quality`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_builders.distractors.quality",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_flags(parser, QualityOptions)
-    parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
-    arguments = parser.parse_args(argv)
-
-    def act() -> None:
-        _measure_all(validate_config(QualityOptions, given_flags(arguments, QualityOptions), "command line"))
-
-    return run_safely(act, arguments.debug)
+    return run_flagged("data_builders.distractors.quality", __doc__, QualityOptions, _measure_all, argv)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ meant. Where a conversation needs more than the form can say, the export stops u
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import re
@@ -21,8 +20,8 @@ from pydantic import TypeAdapter, ValidationError
 from data_builders.raw_files import RawFiles
 from data_builders.raw_rows import RelativePath
 from data_builders.source import Account, print_summary
-from exo2ego.command_line import add_flags, given_flags, run_safely
-from exo2ego.config import Config, validate_config
+from exo2ego.command_line import run_flagged
+from exo2ego.config import Config
 from exo2ego.console import console
 from exo2ego.data.prompting import user_turn
 from exo2ego.errors import ConfigError, DataError
@@ -62,21 +61,12 @@ class ExportOptions(Config):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exports conversations from the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_builders.egoit.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_flags(parser, ExportOptions)
-    parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
-    arguments = parser.parse_args(argv)
 
-    def act() -> None:
-        options = validate_config(ExportOptions, given_flags(arguments, ExportOptions), "command line")
+    def act(options: ExportOptions) -> None:
         print_summary(export(options))
         console.print(f"written: {options.out}", markup=False)
 
-    return run_safely(act, arguments.debug)
+    return run_flagged("data_builders.egoit.export", __doc__, ExportOptions, act, argv)
 
 
 def export(options: ExportOptions) -> dict[str, Any]:
