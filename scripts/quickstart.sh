@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole path on two CPU cores: a generated Ego-Exo4D, Ego-ExoClip, EgoIT and EgoBench from generated raw datasets, a
 # small language model, initialisation, stages 1 to 3, evaluation after each, a control, and runs/quickstart/report.html.
-#   bash scripts/quickstart.sh             about ten minutes after the installation
+#   bash scripts/quickstart.sh             about twelve minutes after the installation
 #   bash scripts/quickstart.sh --smoke     the same commands at the smallest size, a minute or two: nothing is learned
 # Interrupted, it continues where it stopped. EXO2EGO_RUNS=DIR puts everything into another folder.
 set -euo pipefail
@@ -105,7 +105,7 @@ python -m stages.init_language --config "$configs/init_language.yaml" clips="$ru
     conversations="[$runs/conversations.jsonl,$runs/egoit/egoit.jsonl]" output_dir="$runs/language"
 
 say "initialisation"
-stage init_ego init_ego
+stage init_ego init_ego data.num_workers=1   # the other core decodes
 wait_for egobench
 run_beside control control
 say "stage 1: teacher self-preparation"
@@ -119,8 +119,8 @@ say "stage 3: student self-practice"
 stage stage3 stage3 parent="$runs/stage2"
 run_beside evaluate_stage2 evaluate stage2 stage2 ego plain
 say "evaluation of the final model"
+run_beside evaluate_egobench_stage3 evaluate_egobench egobench_stage3 stage3 ego
 evaluate stage3 stage3 ego chat 'modes=[likelihood,letter,generate]'
-evaluate_egobench egobench_stage3 stage3 ego
 say "waiting for the control"
 wait_for "${!beside[@]}"
 
