@@ -204,7 +204,7 @@ def test_egoclip_becomes_a_table_of_true_clips(
 
 @pytest.mark.parametrize(("kind", "sources"), [("egoit", EGOIT), ("egobench", tuple(TABLES))])
 def test_all_sources_of_a_kind_in_one_command(
-    root: Path, run_python: RunPython, kind: str, sources: Sequence[str]
+    root: Path, run_python: RunPython, built: Callable[..., Any], kind: str, sources: Sequence[str]
 ) -> None:
     out, raw = root / "all" / kind, root / "raw"
     roots = [f"{source}.root={raw / source}" for source in sources]
@@ -213,8 +213,7 @@ def test_all_sources_of_a_kind_in_one_command(
     )
     assert done.returncode == 0, done.stderr
     for source in sources:
-        for table in TABLES.get(source, (source,)):
-            single = root / "built" / source / f"{table}.jsonl"
-            assert len(read_rows(out / f"{table}.jsonl")) == len(read_rows(single))
+        for table, rows in built(kind, source).items():
+            assert len(read_rows(out / f"{table}.jsonl")) == len(rows)
     if kind == "egoit":
         assert len(read_rows(out / "egoit.jsonl")) == sum(len(read_rows(out / f"{name}.jsonl")) for name in sources)
