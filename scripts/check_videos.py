@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -13,6 +12,7 @@ from exo2ego.console import track
 from exo2ego.data.decoders import END_SLACK_S
 from exo2ego.data.spans import Span
 from exo2ego.errors import DataError, VideoError
+from exo2ego.parallel import in_threads
 from exo2ego.records import Record
 from exo2ego.storage import JsonlAppender, read_jsonl
 
@@ -21,7 +21,6 @@ SPAN_FAULTS = {
     "no_frame_in_span": "the video ends before the span begins: no frame of it can be shown",
     "no_frame_rate": "a span of a folder of pictures needs its frame_rate",
 }
-_WAITING_PER_WORKER = 4
 
 
 class VideoState(Record):
@@ -58,7 +57,7 @@ def check_videos(
             remaining.append(video)
     appender = JsonlAppender(cache) if cache is not None else None
     try:
-        probed = _probe_all(media_root, remaining, num_workers)
+        probed = in_threads(lambda video: _probe(media_root, video), remaining, num_workers)
         for video, state in track(probed, "checking videos", total=len(remaining)):
             states[video] = state
             if appender is not None and state.size_bytes is not None:
@@ -86,21 +85,6 @@ def _size_and_time(path: Path) -> tuple[int | None, int | None]:
     except (OSError, ValueError):  # ValueError: a NUL character
         return None, None
     return status.st_size, status.st_mtime_ns
-
-
-def _probe_all(media_root: Path, videos: Sequence[str], num_workers: int) -> Iterator[tuple[str, VideoState]]:
-    """Yields states as they come; only a few probes wait at a time, so that an interrupt is answered at once."""
-    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="probe")
-    waiting: set[Future[tuple[str, VideoState]]] = set()
-    try:
-        for video in videos:
-            waiting.add(pool.submit(_probe, media_root, video))
-            if len(waiting) >= num_workers * _WAITING_PER_WORKER:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        yield from (future.result() for future in wait(waiting).done)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _probe(media_root: Path, video: str) -> tuple[str, VideoState]:

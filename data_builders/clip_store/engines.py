@@ -85,11 +85,10 @@ def _over_ray(
 
     started = not ray.is_initialized()
     if started:
-        settings: dict[str, Any] = {"log_to_driver": False, "include_dashboard": False}
         address = options.ray_address or os.environ.get("RAY_ADDRESS")
         # One more than the actors: Ray Data hands rows on in tasks of its own.
-        settings |= {"address": address} if address else {"num_cpus": num_workers + 1}
-        ray.init(**{key: value for key, value in settings.items() if not (address and key == "include_dashboard")})
+        own_cluster = {"num_cpus": num_workers + 1, "include_dashboard": False}
+        ray.init(log_to_driver=False, **({"address": address} if address else own_cluster))
     try:
         rows = [{"number": number, "job": job} for number, job in enumerate(jobs)]
         table = ray.data.from_items(rows, override_num_blocks=len(rows)).map(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,13 +10,12 @@ from pydantic import ValidationError
 
 from exo2ego.console import track
 from exo2ego.errors import DataError
+from exo2ego.parallel import in_threads
 from exo2ego.records import Record
 from exo2ego.storage import JsonlAppender, read_jsonl
 
 MAX_MISSING_END_S = 1.0
 """A video whose last decodable frame lies further before its stated end counts as truncated."""
-
-_WAITING_PER_WORKER = 4
 
 
 class VideoState(Record):
@@ -44,7 +42,9 @@ def check_videos(root: Path, paths: Iterable[str], log_path: Path, *, num_worker
     states = {path: state for path, state in _logged(log_path).items() if path in wanted and _is_current(root, state)}
     remaining = [path for path in wanted if path not in states]
     with JsonlAppender(log_path) as log:
-        for state in track(_probe_all(root, remaining, num_workers), "checking videos", total=len(remaining)):
+        for state in track(
+            in_threads(lambda path: probe(root, path), remaining, num_workers), "checking videos", total=len(remaining)
+        ):
             states[state.path] = state
             log.append(state.to_row())
     return {path: states[path] for path in wanted}
@@ -75,21 +75,6 @@ def _size_and_time(path: Path) -> tuple[int | None, int | None]:
     except OSError:
         return None, None
     return status.st_size, status.st_mtime_ns
-
-
-def _probe_all(root: Path, paths: Iterable[str], num_workers: int) -> Iterator[VideoState]:
-    """Yields states as they come; only a few probes wait at a time, so that an interrupt is answered at once."""
-    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="probe")
-    waiting: set[Future[VideoState]] = set()
-    try:
-        for path in paths:
-            waiting.add(pool.submit(probe, root, path))
-            if len(waiting) >= num_workers * _WAITING_PER_WORKER:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        yield from (future.result() for future in wait(waiting).done)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def probe(root: Path, path: str) -> VideoState:

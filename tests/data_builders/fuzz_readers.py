@@ -18,16 +18,16 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from data_builders.distractors import options as distractor_options
 from data_builders.distractors import quality
-from data_builders.distractors.options import EMBEDDINGS_FOLDER, DistractorOptions
-from data_builders.distractors.pool import TextPool
+from data_builders.distractors.options import EMBEDDINGS_FOLDER
 from data_builders.source import Source, build_source
 from exo2ego.errors import Exo2EgoError
 from tests.text_encoders import WordEncoder
@@ -61,17 +61,10 @@ class RawSource:
     write: Callable[[Path], None]
 
 
-def _open_stub_pool(texts: Iterable[str], options: DistractorOptions) -> TextPool:
-    """Stands for `open_pool`, so that no model is loaded."""
-    return TextPool(texts, WordEncoder(), options.out / EMBEDDINGS_FOLDER)
-
-
-def use_stub_encoder(kind: str, name: str, set_attribute: Callable[[object, str, Any], None]) -> None:
-    """Makes a source embed without a model; `set_attribute` is `setattr`, or pytest's, which is undone."""
-    module = importlib.import_module(f"data_builders.{kind}.{name}")
-    if hasattr(module, "open_pool"):
-        set_attribute(module, "open_pool", _open_stub_pool)
-    set_attribute(quality, "load_encoder", lambda _: WordEncoder())
+def use_stub_encoder(set_attribute: Callable[[object, str, Any], None]) -> None:
+    """Makes all sources embed without a model; `set_attribute` is `setattr`, or pytest's, which is undone."""
+    for module in (distractor_options, quality):
+        set_attribute(module, "load_encoder", lambda _: WordEncoder())
 
 
 def raw_source(kind: str, name: str) -> RawSource:
@@ -209,12 +202,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--engine", choices=["random", "atheris"], default="random")
     arguments = parser.parse_args(argv)
     signal.signal(signal.SIGPROF, _too_long)
+    use_stub_encoder(setattr)
     total: Counter[str] = Counter()
     failed: list[str] = []
     for kind, name in ALL_SOURCES:
         if name not in arguments.sources:
             continue
-        use_stub_encoder(kind, name, setattr)
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             if arguments.engine == "atheris":

@@ -16,8 +16,8 @@ from data_builders.source import build_source
 from exo2ego.errors import DataError
 from exo2ego.records import Question
 from exo2ego.storage import read_jsonl
+from tests.data_builders.fuzz_readers import use_stub_encoder
 from tests.data_builders.raw_charades_ego import CLASSES, write_charades_ego
-from tests.data_builders.word_encoder import use_word_encoder
 from tests.shared_data import shared_path
 
 NAME = "CharadesEgo_v1_test_only1st.csv"
@@ -28,7 +28,7 @@ WITHOUT_REPORT = dataclasses.replace(SOURCE, finish=None)
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    use_word_encoder(monkeypatch)
+    use_stub_encoder(monkeypatch.setattr)
     write_charades_ego(tmp_path / "raw")
     return tmp_path / "raw"
 

@@ -22,6 +22,7 @@ from exo2ego.data.prompting import normal_form
 from exo2ego.errors import DataError
 from exo2ego.records import Question
 from exo2ego.storage import read_jsonl
+from tests.data_builders.fuzz_readers import use_stub_encoder
 from tests.data_builders.raw_egomcq import (
     ACTIONS,
     GARAGE,
@@ -33,14 +34,13 @@ from tests.data_builders.raw_egomcq import (
     intra,
     write_egomcq,
 )
-from tests.data_builders.word_encoder import use_word_encoder
 
 WITHOUT_REPORT = dataclasses.replace(SOURCE, finish=None)
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    use_word_encoder(monkeypatch)
+    use_stub_encoder(monkeypatch.setattr)
     write_egomcq(tmp_path / "raw")
     return tmp_path / "raw"
 

@@ -15,8 +15,8 @@ from data_builders.source import build_source
 from exo2ego.errors import DataError
 from exo2ego.records import Question
 from exo2ego.storage import read_jsonl
+from tests.data_builders.fuzz_readers import use_stub_encoder
 from tests.data_builders.raw_egotaskqa import OPEN_ANSWERS, row, write_egotaskqa
-from tests.data_builders.word_encoder import use_word_encoder
 
 TABLES = ("egotaskqa_direct", "egotaskqa_indirect")
 
@@ -25,7 +25,7 @@ WITHOUT_REPORT = dataclasses.replace(SOURCE, finish=None)
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    use_word_encoder(monkeypatch)
+    use_stub_encoder(monkeypatch.setattr)
     write_egotaskqa(tmp_path / "raw")
     return tmp_path / "raw"
 

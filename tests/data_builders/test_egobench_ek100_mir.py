@@ -20,8 +20,8 @@ from data_builders.source import Account, build_source
 from exo2ego.errors import DataError
 from exo2ego.records import Question
 from exo2ego.storage import read_jsonl
+from tests.data_builders.fuzz_readers import use_stub_encoder
 from tests.data_builders.raw_ek100_mir import write_ek100_mir
-from tests.data_builders.word_encoder import use_word_encoder
 from tests.shared_data import shared_path
 
 TEST = Path("retrieval_annotations", "EPIC_100_retrieval_test.csv")
@@ -36,7 +36,7 @@ WITHOUT_REPORT = dataclasses.replace(SOURCE, finish=None)
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    use_word_encoder(monkeypatch)
+    use_stub_encoder(monkeypatch.setattr)
     write_ek100_mir(tmp_path / "raw")
     return tmp_path / "raw"
 

@@ -35,7 +35,7 @@ NAMES = [name for _, name in ALL_SOURCES]
 def raw(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RawSource:
     """Each source, its raw files written to `tmp_path / "raw"`."""
     kind, name = request.param
-    use_stub_encoder(kind, name, monkeypatch.setattr)
+    use_stub_encoder(monkeypatch.setattr)
     source = raw_source(kind, name)
     source.write(tmp_path / "raw")
     return source
