@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from accelerate import Accelerator
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    InitProcessGroupKwargs,
-    KwargsHandler,
-    broadcast_object_list,
-)
-from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader
 from transformers import get_cosine_schedule_with_warmup
 
 from exo2ego.command_line import RunOptions
 from exo2ego.config import to_yaml
 from exo2ego.console import console
 from exo2ego.data.failures import FailureBudget
-from exo2ego.data.pairing import MicroBatches
-from exo2ego.errors import CheckpointError, ConfigError
 from exo2ego.storage import atomic_path, remove_leftovers, write_json, write_text
 from exo2ego.train.assembly import load_weights
-from exo2ego.train.checkpoint import Checkpoint, load_optimizer_state, rotate_checkpoints, save_checkpoint
+from exo2ego.train.checkpoint import Checkpoint, load_optimizer_state
 from exo2ego.train.dry_run import report_dry_run
 from exo2ego.train.journal import Journal, rewind
+from exo2ego.train.loader import open_loader
 from exo2ego.train.loop import TrainingRun, train
 from exo2ego.train.options import StageConfig
 from exo2ego.train.parameters import parameter_groups
 from exo2ego.train.preparation import Prepared, describe, prepare
+from exo2ego.train.processes import start_accelerator
 from exo2ego.train.resuming import checkpoint_to_continue, require_same_run
+from exo2ego.train.saving import saver_of
 from exo2ego.train.stage import Stage
-from exo2ego.train.stopping import EXIT_CODE_OF_SIGNAL, ignore_in_worker
+from exo2ego.train.stopping import EXIT_CODE_OF_SIGNAL
 from exo2ego.train.updating import Updater
 
 FAILURES = "failures.jsonl"
@@ -82,33 +72,6 @@ def _run(stage: Stage[Any], options: RunOptions, accelerator: Accelerator) -> in
     return EXIT_CODE_OF_SIGNAL + stopped_by
 
 
-def start_accelerator(config: StageConfig) -> Accelerator:
-    """Joins the other processes, with DeepSpeed where the configuration says so; only the main one talks."""
-    on_cpu, plugin = not torch.cuda.is_available(), None
-    if config.deepspeed is not None:
-        from exo2ego.train.zero import deepspeed_plugin
-
-        plugin = deepspeed_plugin(Path(config.deepspeed))
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.allow_tf32 = True
-    handlers: list[KwargsHandler] = [DistributedDataParallelKwargs(gradient_as_bucket_view=True)]  # no second copy
-    if on_cpu and plugin is not None:  # accelerate would see one process
-        handlers.append(InitProcessGroupKwargs(backend="gloo"))
-    accelerator = Accelerator(
-        mixed_precision="no",  # the loop's own autocast: accelerate's would turn every output into float32
-        deepspeed_plugin=plugin,
-        cpu=on_cpu and plugin is None,  # told to use the CPU, accelerate would leave DeepSpeed out
-        kwargs_handlers=handlers,
-        rng_types=[],
-    )
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != started:
-        raise ConfigError(f"{started} processes started, accelerate sees {accelerator.num_processes}: use torchrun")
-    console.quiet = not accelerator.is_main_process
-    transformers.utils.logging.disable_progress_bar()
-    return accelerator
-
-
 def build_run(
     prepared: Prepared, accelerator: Accelerator, resumed: Checkpoint | None, *, run_dir: Path | None
 ) -> TrainingRun:
@@ -140,7 +103,7 @@ def build_run(
         updater=updater,
         losses=prepared.stage.losses,
         scheduler=scheduler,
-        batches=_loader(prepared, accelerator, start_step),
+        batches=open_loader(prepared, accelerator, start_step),
         plan=plan,
         precision=config.precision,
         journal=Journal(
@@ -151,7 +114,7 @@ def build_run(
             enabled=writes,
         ),
         failures=failures,
-        save=_saver(prepared, updater, scheduler, failures),
+        save=saver_of(prepared, updater, scheduler, failures),
         save_every=config.checkpoint.every_steps,
         seed=config.seed,
         start_step=start_step,
@@ -175,30 +138,6 @@ def _updater(prepared: Prepared, accelerator: Accelerator, optimizer: torch.opti
     )
 
 
-def _loader(prepared: Prepared, accelerator: Accelerator, start_step: int) -> DataLoader[Any]:
-    config, plan = prepared.stage.config, prepared.plan
-    workers = config.data.num_workers
-    return DataLoader(
-        prepared.samples,
-        batch_sampler=MicroBatches(
-            prepared.order,
-            local_size=plan.local_size,
-            accumulation=plan.accumulation,
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-            start_step=start_step,
-            end_step=plan.total_steps,
-        ),
-        collate_fn=prepared.collate,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        multiprocessing_context="forkserver" if workers else None,
-        worker_init_fn=ignore_in_worker,
-        # a generator of its own: the loader must not draw from the training's random numbers
-        generator=torch.Generator().manual_seed(config.seed),
-    )
-
-
 def _failure_budget(prepared: Prepared, resumed: Checkpoint | None, log_dir: Path | None) -> FailureBudget:
     """Returns the budget as it was at the checkpoint, its log cut back to there."""
     seen = resumed.step * prepared.plan.global_size if resumed is not None else 0
@@ -208,33 +147,6 @@ def _failure_budget(prepared: Prepared, resumed: Checkpoint | None, log_dir: Pat
         rewind(log_path, lambda number, row: number < failed)
     rate = prepared.stage.config.data.max_failure_rate
     return FailureBudget(rate, log_path, num_seen=seen, num_failures=failed)
-
-
-def _saver(
-    prepared: Prepared, updater: Updater, scheduler: LRScheduler, failures: FailureBudget
-) -> Callable[[int], None]:
-    accelerator, config = updater.accelerator, prepared.stage.config
-    run_dir, keep = Path(config.output_dir), config.checkpoint
-
-    def save(step: int) -> None:
-        optimizer_state = {"optimizer": updater.state(), "scheduler": scheduler.state_dict()}
-        fault: list[str | None] = [None]
-        if accelerator.is_main_process:
-            parameters = prepared.model.named_parameters()
-            try:
-                save_checkpoint(
-                    run_dir,
-                    record={**prepared.record(), "step": step, "unreadable": failures.num_failures},
-                    trained={name: value.detach().cpu() for name, value in parameters if value.requires_grad},
-                    optimizer_state=optimizer_state,
-                )
-                rotate_checkpoints(run_dir, newest_step=step, keep_last=keep.keep_last, keep_every=keep.keep_every)
-            except (CheckpointError, OSError) as error:
-                fault = [str(error)]
-        if broadcast_object_list(fault)[0] is not None:  # all processes stop together
-            raise CheckpointError(fault[0])
-
-    return save
 
 
 def _describe_folder(prepared: Prepared, run_dir: Path) -> None:

@@ -126,9 +126,9 @@ def run_on_a_small_disk(corpus: TinyCorpus, run_dir: Path, parent: Path) -> None
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         return original(*arguments, **named)
 
-    from exo2ego.train import run as run_module
+    from exo2ego.train import saving as saving_module
 
-    run_module.save_checkpoint = save_with_a_limit
+    saving_module.save_checkpoint = save_with_a_limit
     try:
         run("stage2", corpus, run_dir, "max_steps=2", "checkpoint.every_steps=1", f"parent={parent}")
     except CheckpointError as error:

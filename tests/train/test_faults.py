@@ -17,7 +17,8 @@ from exo2ego.model.tokens import IGNORED
 from exo2ego.storage import read_jsonl
 from exo2ego.train.loop import TrainingRun, train
 from exo2ego.train.objective import Term, Terms
-from exo2ego.train.run import build_run, start_accelerator
+from exo2ego.train.processes import start_accelerator
+from exo2ego.train.run import build_run
 from tests.tiny_corpus import TinyCorpus, write_clips
 from tests.tiny_runs import metrics, prepare_orphan, run
 from tests.train.conftest import Chain

@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from exo2ego.train.loop import TrainingRun, take_step
-from exo2ego.train.run import build_run, start_accelerator
+from exo2ego.train.processes import start_accelerator
+from exo2ego.train.run import build_run
 from exo2ego.train.stopping import StopRequest
 from exo2ego.train.updating import Updater
 from tests.tiny_corpus import TinyCorpus

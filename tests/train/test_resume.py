@@ -17,7 +17,7 @@ import torch
 from exo2ego.errors import CheckpointError
 from exo2ego.storage import read_json, read_jsonl
 from exo2ego.train import checkpoint
-from exo2ego.train import run as run_module
+from exo2ego.train import saving as saving_module
 from exo2ego.train.checkpoint import find_checkpoint, load_optimizer_state
 from exo2ego.train.journal import Journal
 from tests.tiny_corpus import TinyCorpus
@@ -69,7 +69,7 @@ KILLS: dict[str, Callable[[], None]] = {
     "in the next epoch": lambda: kill_after_recording(5),
     "while the optimiser state is written": lambda: kill_at_second_call(checkpoint.torch, "save"),
     "before the checkpoint gets its name": lambda: kill_at_second_call(checkpoint, "write_json"),
-    "before old checkpoints go": lambda: kill_at_second_call(run_module, "rotate_checkpoints"),
+    "before old checkpoints go": lambda: kill_at_second_call(saving_module, "rotate_checkpoints"),
 }
 
 
