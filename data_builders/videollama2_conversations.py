@@ -17,10 +17,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from data_builders.media import MediaFolder
-from data_builders.raw_files import RawFiles
-from data_builders.raw_rows import MAX_TEXT_CHARACTERS, RawRow, RelativePath, Seconds
 from data_builders.source import Account, DatasetOptions, Source, Tables, run_source
 from exo2ego.errors import DataError
+from exo2ego.raw.files import RawFiles
+from exo2ego.raw.rows import MAX_TEXT_CHARACTERS, RawRow, RelativePath, Seconds
 from exo2ego.records import Conversation
 
 WHAT = "VideoLLaMA2 conversation file"

@@ -15,8 +15,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from data_builders.json_stream import stream_list
 from exo2ego.errors import DataError
+from exo2ego.raw.json_stream import stream_list
 from exo2ego.records import Clip, Conversation, Prediction, Question, Record
 
 MAX_LINE_BYTES = 1 << 24

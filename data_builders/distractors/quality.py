@@ -25,13 +25,13 @@ from data_builders.distractors.guessability import (
 )
 from data_builders.distractors.options import DistractorOptions, embeddings_folder
 from data_builders.distractors.quality_report import summary_sentence, write_histogram, write_report
-from data_builders.raw_rows import describe_faults
 from data_builders.source import Account, DatasetOptions
 from exo2ego.command_line import run_flagged
 from exo2ego.config import Config
 from exo2ego.console import console
 from exo2ego.errors import ConfigError, DataError
 from exo2ego.provenance import provenance
+from exo2ego.raw.rows import describe_faults
 from exo2ego.records import Question
 from exo2ego.storage import atomic_path, hash_file, read_jsonl, write_json, write_text
 

@@ -24,9 +24,9 @@ from data_builders.ego_exoclip.narrations import DropRule, NarrationReader, Narr
 from data_builders.ego_exoclip.report import write_plots, write_report
 from data_builders.ego_exoclip.table import ClipTables, Grouping, write_tables
 from data_builders.ego_exoclip.video_check import VideoState, check_videos
-from data_builders.json_stream import stream_object
 from exo2ego.errors import DataError
 from exo2ego.provenance import provenance
+from exo2ego.raw.json_stream import stream_object
 from exo2ego.storage import atomic_path, hash_file, remove_leftovers, write_json, write_jsonl, write_text
 
 # Replaced together when everything is written; the first takes its place last and so marks a complete build.

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from data_builders.json_stream import stream_list, stream_object
 from exo2ego.errors import DataError
+from exo2ego.raw.json_stream import stream_list, stream_object
 
 Split = Literal["train", "val"]
 Resolution = Literal["448", "full"]

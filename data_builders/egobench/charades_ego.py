@@ -30,10 +30,10 @@ from data_builders.egobench.choices import arrange
 from data_builders.egobench.clip_lengths import ClipLengths
 from data_builders.media import MediaFolder
 from data_builders.paper_counts import PaperCount
-from data_builders.raw_files import RawFiles
-from data_builders.raw_rows import FileStem, Flag, OptionalText, RawRow
 from data_builders.source import Account, Source, Tables, run_source
 from exo2ego.errors import DataError
+from exo2ego.raw.files import RawFiles
+from exo2ego.raw.rows import FileStem, Flag, OptionalText, RawRow
 from exo2ego.records import Question
 
 TABLE = "charades_ego"

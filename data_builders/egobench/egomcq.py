@@ -30,8 +30,8 @@ from data_builders.egobench.egomcq_corpus import Asked, Corpus, read_corpus
 from data_builders.egobench.egomcq_videos import EgoMCQVideos
 from data_builders.egobench.first_person import Person, tell_in_first_person
 from data_builders.paper_counts import PaperCount
-from data_builders.raw_files import RawFiles
 from data_builders.source import Account, Source, Tables, run_source
+from exo2ego.raw.files import RawFiles
 from exo2ego.records import Question
 
 INTER, INTRA = "egomcq_inter", "egomcq_intra"

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from pydantic import Field, FiniteFloat
 
-from data_builders.raw_files import RawFiles
-from data_builders.raw_rows import FileStem, RawRow, Text
 from data_builders.source import Account
 from exo2ego.data.prompting import normal_form
 from exo2ego.errors import DataError
+from exo2ego.raw.files import RawFiles
+from exo2ego.raw.rows import FileStem, RawRow, Text
 
 NUM_CHOICES = 5
 INTER, INTRA = 1, 2

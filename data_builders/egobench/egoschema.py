@@ -26,10 +26,10 @@ from data_builders.egobench.clip_lengths import ClipLengths
 from data_builders.egobench.options import EgoBenchOptions, has_repeated_options, option_text, repeated_truths
 from data_builders.media import MediaFolder
 from data_builders.paper_counts import PaperCount
-from data_builders.raw_files import RawFiles
-from data_builders.raw_rows import FileStem, RawRow, Seconds, Text
 from data_builders.source import Account, Source, Tables, run_source
 from exo2ego.errors import DataError
+from exo2ego.raw.files import RawFiles
+from exo2ego.raw.rows import FileStem, RawRow, Seconds, Text
 from exo2ego.records import Question
 
 NUM_OPTIONS = 5

@@ -30,11 +30,11 @@ from data_builders.egobench.clip_lengths import ClipLengths
 from data_builders.egobench.first_person import ask_in_first_person
 from data_builders.media import MediaFolder
 from data_builders.paper_counts import PaperCount
-from data_builders.raw_files import RawFiles
-from data_builders.raw_rows import FileStem, OptionalText, RawRow, Text, frame_to_seconds
 from data_builders.source import Account, Source, Tables, run_source
 from exo2ego.data.prompting import normal_form
 from exo2ego.errors import DataError
+from exo2ego.raw.files import RawFiles
+from exo2ego.raw.rows import FileStem, OptionalText, RawRow, Text, frame_to_seconds
 from exo2ego.records import Question
 
 PROTOCOLS = ("direct", "indirect")

@@ -9,10 +9,10 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from data_builders.json_stream import stream_members
-from data_builders.raw_files import RawFiles
-from data_builders.raw_rows import FileStem, OptionalText, RawRow, Seconds, describe_faults
 from exo2ego.errors import DataError
+from exo2ego.raw.files import RawFiles
+from exo2ego.raw.json_stream import stream_members
+from exo2ego.raw.rows import FileStem, OptionalText, RawRow, Seconds, describe_faults
 
 ClipSeconds = Annotated[Seconds, Field(ge=-86_400, le=86_400)]
 

@@ -35,9 +35,9 @@ from data_builders.egobench.options import (
 )
 from data_builders.media import MediaFolder
 from data_builders.paper_counts import PaperCount
-from data_builders.raw_files import RawFiles
-from data_builders.raw_rows import FileStem, GeneratedText, OptionalText, RawRow, Seconds
 from data_builders.source import Account, Source, Tables, run_source
+from exo2ego.raw.files import RawFiles
+from exo2ego.raw.rows import FileStem, GeneratedText, OptionalText, RawRow, Seconds
 from exo2ego.records import Question
 
 FOLDERS = ("", "unified/", "data/unified/")

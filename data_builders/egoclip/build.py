@@ -16,13 +16,13 @@ from data_builders.egoclip.layouts import LAYOUTS, Layout, Part, longest_part
 from data_builders.egoclip.narrations import EgoClipRow, TagPolicy, is_unsure, narration_text, subject_of
 from data_builders.media import MediaFolder
 from data_builders.paper_counts import PaperCount, compare
-from data_builders.raw_files import RawFiles
-from data_builders.raw_rows import FileStem
 from data_builders.source import Account, DatasetOptions
 from exo2ego.console import track
 from exo2ego.data.clips import CLIP_SCHEMA
 from exo2ego.errors import DataError
 from exo2ego.provenance import provenance
+from exo2ego.raw.files import RawFiles
+from exo2ego.raw.rows import FileStem
 from exo2ego.storage import atomic_path, hash_file, remove_leftovers, write_json
 
 WHAT = "EgoClip table"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from data_builders.raw_rows import OptionalText, RawRow, Seconds, Text
+from exo2ego.raw.rows import OptionalText, RawRow, Seconds, Text
 
 TagPolicy = Literal["remove", "spell-out", "keep"]
 MAX_CLIP_INDEX = 1 << 28

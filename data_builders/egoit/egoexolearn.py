@@ -24,10 +24,10 @@ from data_builders.egoit.conversations import ConversationMaker
 from data_builders.egoit.first_person import first_person
 from data_builders.media import MediaFolder
 from data_builders.paper_counts import PaperCount
-from data_builders.raw_files import RawFiles
-from data_builders.raw_rows import FileStem, OptionalText, RawRow, Seconds
 from data_builders.source import Account, EgoITOptions, Source, Tables, run_source
 from exo2ego.errors import DataError
+from exo2ego.raw.files import RawFiles
+from exo2ego.raw.rows import FileStem, OptionalText, RawRow, Seconds
 from exo2ego.records import Conversation
 
 DATASET = "EgoExoLearn"

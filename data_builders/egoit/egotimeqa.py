@@ -30,10 +30,10 @@ from data_builders.egobench.options import has_repeated_options
 from data_builders.egoit.conversations import ChoiceAnswer, ConversationMaker
 from data_builders.media import MediaFolder
 from data_builders.paper_counts import PaperCount
-from data_builders.raw_files import RawFiles
-from data_builders.raw_rows import FileStem, GeneratedText, RawRow, frame_to_seconds
 from data_builders.source import Account, EgoITOptions, Source, Tables, run_source
 from exo2ego.errors import DataError
+from exo2ego.raw.files import RawFiles
+from exo2ego.raw.rows import FileStem, GeneratedText, RawRow, frame_to_seconds
 from exo2ego.records import Conversation
 
 DATASET = "EgoTimeQA"

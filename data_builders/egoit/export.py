@@ -17,8 +17,6 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from data_builders.raw_files import RawFiles
-from data_builders.raw_rows import RelativePath
 from data_builders.source import Account, print_summary
 from exo2ego.command_line import run_flagged
 from exo2ego.config import Config
@@ -26,6 +24,8 @@ from exo2ego.console import console
 from exo2ego.data.prompting import user_turn
 from exo2ego.errors import ConfigError, DataError
 from exo2ego.provenance import provenance
+from exo2ego.raw.files import RawFiles
+from exo2ego.raw.rows import RelativePath
 from exo2ego.records import Conversation
 from exo2ego.storage import atomic_path, hash_file, remove_leftovers, write_json
 

@@ -9,8 +9,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from data_builders.raw_rows import describe_faults
 from exo2ego.data.prompting import normal_form
+from exo2ego.raw.rows import describe_faults
 
 MIN_CHARACTERS = 20
 MAX_CHARACTERS = 400

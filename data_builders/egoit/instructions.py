@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from data_builders.raw_rows import RawRow, Text, describe_faults
 from exo2ego.errors import DataError
+from exo2ego.raw.rows import RawRow, Text, describe_faults
 from exo2ego.storage import read_json
 
 PACKAGED = Path(__file__).with_name("instructions")

@@ -21,10 +21,10 @@ from pydantic import Field
 from data_builders.egoit.conversations import ConversationMaker
 from data_builders.media import MediaFolder
 from data_builders.paper_counts import PaperCount
-from data_builders.raw_files import RawFiles
-from data_builders.raw_rows import FileStem, OptionalText, RawRow, RelativePath, Text
 from data_builders.source import Account, EgoITOptions, Source, Tables, run_source
 from exo2ego.data.prompting import normal_form
+from exo2ego.raw.files import RawFiles
+from exo2ego.raw.rows import FileStem, OptionalText, RawRow, RelativePath, Text
 from exo2ego.records import Conversation
 
 DATASET = "OpenEQA"

@@ -19,7 +19,6 @@ from pydantic import Field
 from data_builders.egoit.instruction_checks import one_line, parse_reply, reason_to_refuse
 from data_builders.egoit.instruction_prompt import SOURCES, SourceName, instruction_prompt
 from data_builders.egoit.instructions import read_instructions
-from data_builders.raw_files import RawFiles
 from exo2ego.command_line import add_flags, given_flags, run_safely
 from exo2ego.config import validate_config
 from exo2ego.console import console
@@ -27,6 +26,7 @@ from exo2ego.data.prompting import normal_form
 from exo2ego.errors import DataError, ServiceError
 from exo2ego.language_service import LanguageService, Prompt, ServiceOptions, estimate_tokens, token_cost
 from exo2ego.provenance import provenance
+from exo2ego.raw.files import RawFiles
 from exo2ego.records import Conversation
 from exo2ego.storage import hash_text, remove_leftovers, write_json
 

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_builders import json_stream
 from data_builders.ego_exoclip.__main__ import main
 from data_builders.ego_exoclip.video_check import check_videos, probe
-from data_builders.json_stream import stream_list, stream_object
 from exo2ego.data.clips import read_clips
 from exo2ego.errors import DataError
+from exo2ego.raw import json_stream
+from exo2ego.raw.json_stream import stream_list, stream_object
 from exo2ego.storage import TEMPORARY_MARK
 from tests.data_builders.ego_exoclip_corpus import add_videos, annotation, described, take, write_corpus, write_video
 from tests.shared_data import REPOSITORY

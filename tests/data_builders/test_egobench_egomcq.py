@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_builders import json_stream
 from data_builders.egobench.egomcq import SOURCE, EgoMCQOptions, main, read
 from data_builders.egobench.egomcq_videos import EgoMCQVideos, chunk_with_most
 from data_builders.egobench.first_person import base_form, tell_in_first_person
 from data_builders.source import Account, build_source
 from exo2ego.data.prompting import normal_form
 from exo2ego.errors import DataError
+from exo2ego.raw import json_stream
 from exo2ego.records import Question
 from exo2ego.storage import read_jsonl
 from tests.data_builders.fuzz_readers import use_stub_encoder

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_builders.egobench.ek100_mir import SOURCE, EK100Options, main, read_captions, read_clips
-from data_builders.egobench.ek100_relevancy import ActionClass, relevance
-from data_builders.raw_files import RawFiles
 from data_builders.source import Account, build_source
+from exo2ego.action_relevancy import ActionClass, relevancy
 from exo2ego.errors import DataError
+from exo2ego.raw.files import RawFiles
 from exo2ego.records import Question
 from exo2ego.storage import read_jsonl
 from tests.data_builders.fuzz_readers import use_stub_encoder
@@ -142,8 +142,8 @@ def test_faulty_rows_are_named(root: Path, path: Path, old: str, new: str, messa
 
 @given(ACTIONS, ACTIONS)
 def test_relevance_is_one_for_the_same_class_alone(first: ActionClass, second: ActionClass) -> None:
-    value = relevance(first, second)
-    assert value == relevance(second, first)
+    value = relevancy(first, second)
+    assert value == relevancy(second, first)
     assert 0 <= value <= 1
     assert (value == 1) == (first == second)
     assert (value == 0) == (first.verb != second.verb and not first.nouns & second.nouns)
@@ -160,19 +160,19 @@ def test_relevance_is_the_official_one_on_the_real_files() -> None:
     assert account.facts["ek100_mir_captions_that_differ_from_the_sentence_file"] == 6, (
         "of the seven wrong rows one has the right text by chance"
     )
-    first = [relevance(rows[0], column) for column in columns[:10]]
+    first = [relevancy(rows[0], column) for column in columns[:10]]
     assert first == golden["first_row_first_10"]
-    row_sums = [sum(relevance(row, column) for column in columns) for row in rows[:5]]
+    row_sums = [sum(relevancy(row, column) for column in columns) for row in rows[:5]]
     assert row_sums == pytest.approx(golden["row_sums_first_5"])
     assert [
-        sum(count * relevance(row, column) for row, count in Counter(rows).items()) for column in columns[-7:]
+        sum(count * relevancy(row, column) for row, count in Counter(rows).items()) for column in columns[-7:]
     ] == pytest.approx(golden["col_sums_last_7"])
     num_rows, num_columns = Counter(rows), Counter(columns)
     histogram: Counter[float] = Counter()
     for first, second in itertools.combinations_with_replacement(num_rows | num_columns, 2):
         pairs = num_rows[first] * num_columns[second]
         pairs += 0 if first == second else num_rows[second] * num_columns[first]
-        histogram[round(relevance(first, second), 10)] += pairs
+        histogram[round(relevancy(first, second), 10)] += pairs
     assert histogram == {float(value): count for value, count in golden["value_histogram"].items()}
     assert histogram[1.0] == 62_535
 

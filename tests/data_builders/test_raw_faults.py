@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from data_builders import json_stream, raw_files
 from data_builders.source import build_source
 from exo2ego.errors import DataError
+from exo2ego.raw import files as raw_files
+from exo2ego.raw import json_stream
 from tests.data_builders.fuzz_readers import (
     ALL_SOURCES,
     RawSource,

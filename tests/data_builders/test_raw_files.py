@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import AliasChoices, Field, RootModel
 
-from data_builders import json_stream, raw_files
-from data_builders.raw_files import RawFiles
-from data_builders.raw_rows import FileStem, Flag, PythonList, RawRow, Text
 from exo2ego.errors import DataError
+from exo2ego.raw import files as raw_files
+from exo2ego.raw import json_stream
+from exo2ego.raw.files import RawFiles
+from exo2ego.raw.rows import FileStem, Flag, PythonList, RawRow, Text
 
 
 class Anything(RootModel[Any]):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from data_builders.raw_rows import (
+from exo2ego.raw.rows import (
     MAX_TEXT_CHARACTERS,
     ClockSeconds,
     FileStem,

@@ -12,11 +12,11 @@ import pytest
 from data_builders.all_sources import config_class, run_all, run_all_command
 from data_builders.media import MediaFolder
 from data_builders.paper_counts import PaperCount, compare
-from data_builders.raw_files import RawFiles
-from data_builders.raw_rows import FileStem, RawRow, Text
 from data_builders.source import Account, Source, SourceOptions, build_source, run_source
 from exo2ego.config import load_config
 from exo2ego.errors import ConfigError, DataError
+from exo2ego.raw.files import RawFiles
+from exo2ego.raw.rows import FileStem, RawRow, Text
 from exo2ego.records import Question
 from exo2ego.storage import hash_file
 

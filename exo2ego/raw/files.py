@@ -11,9 +11,9 @@ from typing import Any, TextIO
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from data_builders.json_stream import stream_list, stream_members, stream_object, unique_names
-from data_builders.raw_rows import RowType, describe_faults
 from exo2ego.errors import DataError
+from exo2ego.raw.json_stream import stream_list, stream_members, stream_object, unique_names
+from exo2ego.raw.rows import RowType, describe_faults
 from exo2ego.storage import hash_file
 
 MAX_LINE_CHARACTERS = 1 << 20
