@@ -46,6 +46,8 @@ class AnswerPlan:
     """Questions that may stay unanswered because their video is unreadable."""
     clip_store: ClipStore | None = None
     """Read instead of the videos."""
+    shows_options: bool = True
+    """Whether the form of the prompts can show options."""
 
 
 def answer_all(questions: Sequence[Question], answerer: Answerer, plan: AnswerPlan, store: PredictionStore) -> None:
@@ -115,6 +117,13 @@ def _prompt(question: Question, mode: AnswerMode, answerer: Answerer, plan: Answ
     if mode == "likelihood":
         return answerer.render(open_turn(plan.likelihood_prompt, question.question))
     return answerer.render(choice_turn(plan.choice_prompt, question.question, question.options))
+
+
+def hash_of_prompts(questions: Sequence[Question], answerer: Answerer, plan: AnswerPlan) -> str:
+    """Returns a hash of every question's prompts, of those that show the options and of those that do not."""
+    modes: tuple[AnswerMode, ...] = ("likelihood", "letter") if plan.shows_options else ("likelihood",)
+    rendered = (_prompt(question, mode, answerer, plan) for question in questions for mode in modes)
+    return hash_text("\n".join(map(hash_text, rendered)))
 
 
 def _prompt_hash(prompt: str, options: Sequence[str]) -> str:

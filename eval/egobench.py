@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 import exo2ego
 from eval.answerer import Answerer, PromptForm
-from eval.answering import AnswerPlan, answer_all, answer_first
+from eval.answering import AnswerPlan, answer_all, answer_first, hash_of_prompts
 from eval.predictions import PredictionStore
 from eval.prompts import PROMPTS
 from eval.questions import read_questions
@@ -84,16 +84,19 @@ class EgoBenchConfig(Config):
         return self
 
 
-def run_key(config: EgoBenchConfig, answerer: Answerer, store: ClipStore | None) -> dict[str, Any]:
+def run_key(
+    config: EgoBenchConfig, questions: Sequence[Question], answerer: Answerer, plan: AnswerPlan
+) -> dict[str, Any]:
     """Returns what must be equal for two runs' predictions to belong together."""
     return {
         "exo2ego": exo2ego.__version__,
         "model": answerer.identity,
-        "clip_store": store.identity if store is not None else None,
+        "clip_store": plan.clip_store.identity if plan.clip_store is not None else None,
         "questions": sorted(hash_file(path) for path in config.questions),
         "form": config.form,
         "prompt": config.prompt,
         "likelihood_prompt": config.likelihood_prompt,
+        "prompt_texts": hash_of_prompts(questions, answerer, plan),
         "view": answerer.view,
         "seed": config.seed,
         "max_new_tokens": config.max_new_tokens,
@@ -115,14 +118,15 @@ def evaluate(config: EgoBenchConfig, options: RunOptions) -> int:
         seed=config.seed,
         max_failures=int(config.max_failure_rate * len(questions)),
         clip_store=clip_store,
+        shows_options=config.form == "chat",
     )
     if options.dry_run:
         _show(questions, answer_first(questions, answerer, plan))
         return 0
-    key = run_key(config, answerer, clip_store)
+    key = run_key(config, questions, answerer, plan)
     made_by = provenance(config.model_dump(mode="json"), config.seed, {str(p): hash_file(p) for p in config.questions})
     folder = config.output if options.resume in (None, "auto") else Path(options.resume)
-    with PredictionStore(folder, key, made_by) as store:
+    with PredictionStore(folder, key, made_by, questions) as store:
         answer_all(questions, answerer, plan, store)
     console.print(markdown(write_report(folder)), markup=False)
     return 0

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
+from exo2ego.console import console
 from exo2ego.errors import DataError, EvaluationError
-from exo2ego.records import AnswerMode, Prediction, Record
-from exo2ego.storage import JsonlAppender, read_json, read_jsonl, write_json
+from exo2ego.records import AnswerMode, Prediction, Question, Record
+from exo2ego.storage import JsonlAppender, hash_text, read_json, read_jsonl, write_json, write_jsonl
 
 RUN_FILE = "run.json"
 PREDICTIONS_FILE = "predictions.jsonl"
 FAILURES_FILE = "failures.jsonl"
+QUESTIONS_FILE = "questions.jsonl"
 
 RecordType = TypeVar("RecordType", bound=Record)
 
@@ -33,12 +37,15 @@ class Failure(Record):
 class PredictionStore:
     """Appends predictions to a folder that belongs to one run key; a rerun with the same key continues.
 
-    Raises `EvaluationError` when the folder holds predictions of another run.
+    A folder that holds another run is moved aside, and said so: predictions of two runs are never mixed, nor lost.
+    Raises `EvaluationError` when a folder holds predictions that belong to no run.
     """
 
-    def __init__(self, folder: Path, key: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, key: Mapping[str, Any], provenance: Mapping[str, Any], questions: Sequence[Question] = ()
+    ) -> None:
         self.folder = folder
-        _claim(folder, dict(key), provenance)
+        _claim(folder, dict(key), provenance, questions)
         # opening first removes a half-written last line
         self._predictions = JsonlAppender(folder / PREDICTIONS_FILE)
         self.done = {(row.question_id, row.mode): row for row in read_predictions(folder)}
@@ -62,20 +69,38 @@ class PredictionStore:
         self._failures.append(failure.to_row())
 
 
-def _claim(folder: Path, key: dict[str, Any], provenance: Mapping[str, Any]) -> None:
-    if not (folder / RUN_FILE).exists():
-        if (folder / PREDICTIONS_FILE).exists():
-            raise EvaluationError(f"{folder}: holds predictions but no {RUN_FILE}; give a new folder as output=…")
-        write_json(folder / RUN_FILE, {"key": key, "provenance": provenance})
-        return
-    former = read_json(folder / RUN_FILE, "description of the run").get("key", {})
-    changed = [name for name in {**former, **key} if former.get(name) != key.get(name)]
-    if changed:
-        differences = "\n  ".join(f"{name}: there {former.get(name)!r}, now {key.get(name)!r}" for name in changed)
-        raise EvaluationError(
-            f"{folder}: holds the predictions of another run, which are never mixed; give a new folder as output=… "
-            f"or remove this one. Different:\n  {differences}"
-        )
+def _claim(folder: Path, key: dict[str, Any], provenance: Mapping[str, Any], questions: Sequence[Question]) -> None:
+    if (folder / RUN_FILE).exists():
+        former = read_json(folder / RUN_FILE, "description of the run").get("key", {})
+        changed = [name for name in {**former, **key} if former.get(name) != key.get(name)]
+        if not changed:
+            return
+        _move_aside(folder, former, changed, key)
+    elif (folder / PREDICTIONS_FILE).exists():
+        raise EvaluationError(f"{folder}: holds predictions but no {RUN_FILE}; give a new folder as output=…")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_jsonl(folder / QUESTIONS_FILE, (question.to_row() for question in questions))
+    write_json(folder / RUN_FILE, {"key": key, "provenance": provenance})
+
+
+def _move_aside(folder: Path, former: dict[str, Any], changed: Sequence[str], key: dict[str, Any]) -> None:
+    """Renames the folder of another run, in one step: a kill leaves it where it was or where it goes."""
+    name = hash_text(json.dumps(former, sort_keys=True))[:8]
+    places = (folder.with_name(f"{folder.name}.earlier-{name}.{number}") for number in count(1))
+    place = next(path for path in places if not path.exists())
+    folder.rename(place)
+    differences = "; ".join(f"{name}: there {former.get(name)!r}, now {key.get(name)!r}" for name in changed)
+    console.print(
+        f"{folder}: held the predictions of another run, which are now in {place.name}; this run starts afresh "
+        f"({differences})",
+        markup=False,
+    )
+
+
+def read_asked(folder: Path) -> dict[str, Question]:
+    """Reads the questions that a run asked, by id; none for a folder that was written without them."""
+    path = folder / QUESTIONS_FILE
+    return {row.question_id: row for row in _read(path, Question)} if path.exists() else {}
 
 
 def read_predictions(folder: Path) -> list[Prediction]:

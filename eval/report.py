@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.predictions import read_failures, read_predictions
+from eval.predictions import read_asked, read_failures, read_predictions
 from eval.scoring import TaskScore, score
 from exo2ego.command_line import run_safely
 from exo2ego.console import console
@@ -25,7 +25,7 @@ that names no single option is wrong and counted as unparsed. Questions about un
 
 def write_report(folder: Path) -> list[TaskScore]:
     """Scores the predictions in `folder` and writes `results.json` and `results.md` there."""
-    scores = score(read_predictions(folder), read_failures(folder))
+    scores = score(read_predictions(folder), read_failures(folder), read_asked(folder))
     write_json(folder / "results.json", {"results": [dataclasses.asdict(row) for row in scores]})
     write_text(folder / "results.md", markdown(scores))
     return scores

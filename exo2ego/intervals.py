@@ -1,4 +1,4 @@
-"""Confidence intervals of an accuracy when questions about the same video are alike."""
+"""Confidence intervals of accuracies and means when questions about the same video are alike."""
 
 from __future__ import annotations
 
@@ -53,6 +53,23 @@ def clustered_interval(correct: Sequence[float], clusters: Sequence[str], confid
         effective = float(len(sizes))
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     return wilson_interval(accuracy, effective * (z / student_quantile(len(sizes) - 1, confidence)) ** 2, confidence)
+
+
+def clustered_mean_interval(values: Sequence[float], clusters: Sequence[str], confidence: float = 0.95) -> Interval:
+    """Returns the t interval of a mean of values from 0 to 1, given which video each belongs to.
+
+    The variance is the cluster-robust one with clusters - 1 degrees of freedom; one video alone says nothing: [0, 1].
+    """
+    array = numpy.asarray(values, dtype=float)
+    _, cluster_of = numpy.unique(numpy.asarray(clusters), return_inverse=True)
+    sizes = numpy.bincount(cluster_of)
+    if len(sizes) < 2:
+        return Interval(0.0, 1.0)
+    mean = float(array.mean())
+    surplus = numpy.bincount(cluster_of, weights=array) - mean * sizes
+    error = math.sqrt(float((surplus**2).sum()) * len(sizes) / (len(sizes) - 1)) / len(array)
+    half_width = student_quantile(len(sizes) - 1, confidence) * error
+    return Interval(max(0.0, mean - half_width), min(1.0, mean + half_width))
 
 
 def student_quantile(degrees: int, confidence: float = 0.95) -> float:

@@ -97,18 +97,24 @@ def test_a_killed_run_continues_to_the_same_answers(setup: Path, tmp_path: Path)
         assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_answers_of_different_runs_are_never_mixed(
+def test_another_run_starts_afresh_and_the_former_is_kept(
     setup: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(setup, tmp_path) == 0
-    written = (tmp_path / "predictions.jsonl").read_bytes()
+    folder = tmp_path / "results"
+    assert run(setup, folder) == 0
     for change in ("prompt=careful@1", "view=ego_only", "likelihood_prompt=first_person@1", "max_new_tokens=5"):
-        assert run(setup, tmp_path, change) == EvaluationError.exit_code
-        message = capsys.readouterr().err
-        assert "never mixed" in message
-        assert f"{change.partition('=')[0]}: there" in message
-    assert (tmp_path / "predictions.jsonl").read_bytes() == written
-    assert run(setup, tmp_path, ALL_MODES) == 0, "another mode of the same run may be added"
+        written = (folder / "predictions.jsonl").read_bytes()
+        key = read_json(folder / "run.json")["key"]
+        assert run(setup, folder, change) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "starts afresh" in said
+        assert f"{change.partition('=')[0]}: there" in said
+        former = [path for path in tmp_path.glob("results.earlier-*") if read_json(path / "run.json")["key"] == key]
+        assert [path.joinpath("predictions.jsonl").read_bytes() for path in former] == [written]
+        assert len(answers(folder)) == len(answers(former[0]))
+    assert len(list(tmp_path.glob("results.earlier-*"))) == 4
+    assert run(setup, folder, ALL_MODES, "max_new_tokens=5") == 0, "another mode of the same run may be added"
+    assert len(list(tmp_path.glob("results.earlier-*"))) == 4
 
 
 def test_a_prompt_text_that_changed_under_its_name_is_noticed(

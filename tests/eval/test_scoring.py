@@ -48,7 +48,7 @@ ROWS = [
 
 
 def test_hand_computed_score() -> None:
-    (found,) = score(ROWS, [failure(5)])
+    (found,) = score(ROWS, [failure(5)], {})
     assert (found.task, found.mode, found.num_questions, found.num_scored) == ("inter", "generate", 6, 4)
     assert (found.num_correct, found.accuracy, found.num_videos) == (2, 0.5, 2)
     assert found.chance == pytest.approx((3 / 4 + 1 / 3) / 4)
@@ -60,7 +60,7 @@ def test_hand_computed_score() -> None:
 
 def test_tasks_and_modes_are_apart() -> None:
     rows = [prediction(0, 1, 1), prediction(0, 0, 1, mode="letter"), prediction(1, 1, 1, task="intra")]
-    found = score(rows, [failure(9, "likelihood", "hard")])
+    found = score(rows, [failure(9, "likelihood", "hard")], {})
     assert [(row.task, row.mode, row.accuracy) for row in found] == [
         ("hard", "likelihood", None),
         ("inter", "generate", 1.0),
@@ -71,11 +71,11 @@ def test_tasks_and_modes_are_apart() -> None:
 
 @given(st.permutations(ROWS))
 def test_order_does_not_matter(rows: list[Prediction]) -> None:
-    assert score(rows, []) == score(ROWS, [])
+    assert score(rows, [], {}) == score(ROWS, [], {})
 
 
 def test_report_as_text() -> None:
-    lines = markdown(score(ROWS, [failure(5)])).splitlines()
+    lines = markdown(score(ROWS, [failure(5)], {})).splitlines()
     assert lines[2:5] == [
         "| task | mode | questions | videos | accuracy | 95 % interval | chance | unparsed | unreadable |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -1,0 +1,110 @@
+"""The measures of tasks that the paper prints as mAP and nDCG: Charades-Ego and EK-100 MIR (docs/evaluation.md).
+
+`option_mAP` and `option_nDCG` are what the paper's tables most probably hold. `class_mAP` and `graded_mAP`,
+`graded_nDCG` are the official formulas on the few options that a question has: neither is comparable with numbers over
+the full gallery, for which there are `python -m eval.charades` and `python -m eval.mir`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy
+from numpy.typing import NDArray
+
+from eval.class_average_precision import score_classes
+from eval.graded_retrieval import score_retrieval
+from eval.measures import Measure
+from eval.option_ranking import RankScores, chance_of, score_by_choice, score_by_scores
+from exo2ego.data.prompting import normal_form
+from exo2ego.errors import DataError
+from exo2ego.intervals import clustered_mean_interval
+from exo2ego.records import Prediction, Question
+
+RANKED = ("charades_ego", "ek100_mir")
+
+
+def rank_measures(task: str, scored: Sequence[Prediction], questions: Mapping[str, Question]) -> list[Measure]:
+    """Returns the measures of labelled predictions of one task, none for a task that the paper prints as accuracy."""
+    if task not in RANKED:
+        return []
+    measures = _option_measures(scored)
+    asked = [questions[row.question_id] for row in scored if row.question_id in questions]
+    if len(asked) < len(scored):
+        return measures  # predictions alone: what was asked is not at hand
+    if task == "charades_ego":
+        return [*measures, _class_measure(scored, asked)]
+    return measures + _graded_measures(scored, asked)
+
+
+def _option_measures(scored: Sequence[Prediction]) -> list[Measure]:
+    ranked = [_ranks(row) for row in scored]
+    chances = [chance_of(row.num_options) for row in scored]
+    videos = [row.video for row in scored]
+    measures = []
+    for name, attribute in (("option_mAP", "average_precision"), ("option_nDCG", "ndcg")):
+        values = [getattr(row, attribute) for row in ranked]
+        chance = sum(getattr(row, attribute) for row in chances) / len(chances)
+        interval = clustered_mean_interval(values, videos)
+        measures.append(Measure(name, sum(values) / len(values), interval, chance, len(values)))
+    return measures
+
+
+def _ranks(row: Prediction) -> RankScores:
+    assert row.answer_index is not None
+    if row.option_scores is not None:
+        return score_by_scores(row.option_scores, row.answer_index)
+    return score_by_choice(row.predicted_index, row.answer_index, row.num_options)
+
+
+def _option_scores(row: Prediction) -> list[float]:
+    """Returns the scores of the options; an answer that names one scores it 1 and the others 0."""
+    if row.option_scores is not None:
+        return row.option_scores
+    return [float(position == row.predicted_index) for position in range(row.num_options)]
+
+
+def _class_measure(scored: Sequence[Prediction], asked: Sequence[Question]) -> Measure:
+    """The official formula over classes, where only a question's options have a score and only its truth is true."""
+    classes: dict[str, int] = {}
+    for question in asked:
+        for option in question.options:
+            classes.setdefault(normal_form(option), len(classes))
+    scores = numpy.full((len(asked), len(classes)), -math.inf)
+    truth = numpy.zeros((len(asked), len(classes)), dtype=numpy.uint8)
+    for number, (row, question) in enumerate(zip(scored, asked, strict=True)):
+        columns = [classes[normal_form(option)] for option in question.options]
+        scores[number, columns] = _option_scores(row)
+        assert row.answer_index is not None
+        truth[number, columns[row.answer_index]] = 1
+    return Measure("class_mAP", score_classes(truth, scores).mean, None, None, len(asked))
+
+
+def _graded_measures(scored: Sequence[Prediction], asked: Sequence[Question]) -> list[Measure]:
+    """The official formulas with the graded relevance of the options, questions of one number of options together."""
+    groups: dict[int, list[tuple[list[float], list[float]]]] = {}
+    for row, question in zip(scored, asked, strict=True):
+        relevance = question.meta.get("relevance")
+        if relevance is None:
+            return []
+        if len(relevance) != len(question.options):
+            raise DataError(
+                f"question {question.question_id}: meta.relevance has {len(relevance)} values for "
+                f"{len(question.options)} options; build the table again"
+            )
+        groups.setdefault(row.num_options, []).append((_option_scores(row), relevance))
+    results = [
+        (len(rows), score_retrieval(_matrix(row[0] for row in rows), _matrix(row[1] for row in rows)))
+        for rows in groups.values()
+    ]
+    total = sum(count for count, _ in results)
+    means = {
+        "graded_mAP": sum(count * found.mean_average_precision for count, found in results) / total,
+        "graded_nDCG": sum(count * found.ndcg for count, found in results) / total,
+    }
+    return [Measure(name, value, None, None, total) for name, value in means.items()]
+
+
+def _matrix(rows: Iterable[list[float]]) -> NDArray[numpy.float64]:
+    return numpy.array(list(rows), dtype=numpy.float64)
