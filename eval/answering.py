@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy
 from numpy.typing import NDArray
 
-from eval.answerer import Answerer, EncodedVideo
+from eval.answerers.protocol import Answerer, EncodedVideo
 from eval.parsing import parse_choice
 from eval.predictions import Failure, PredictionStore
 from eval.prompts import PromptTemplate, choice_turn, open_turn

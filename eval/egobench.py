@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, field_validator, model_validator
 
 import exo2ego
-from eval.answerer import Answerer, PromptForm
+from eval.answerers.loading import AnswererOptions, load_answerer
+from eval.answerers.protocol import Answerer, PromptForm
 from eval.answering import AnswerPlan, answer_all, answer_first, hash_of_prompts
 from eval.predictions import PredictionStore
 from eval.prompts import PROMPTS
@@ -19,7 +20,7 @@ from eval.report import markdown, write_report
 from exo2ego.command_line import RunOptions, run_configured
 from exo2ego.config import Config
 from exo2ego.console import console
-from exo2ego.errors import DataError
+from exo2ego.errors import DataError, EvaluationError
 from exo2ego.model.options import View
 from exo2ego.provenance import provenance
 from exo2ego.records import AnswerMode, Question
@@ -36,8 +37,8 @@ results.md to the output folder. The same command continues where a run was stop
 class EgoBenchConfig(Config):
     """What to ask, whom, and how."""
 
-    model: Path
-    """Run folder, checkpoint or exported model."""
+    model: str
+    """Run folder, checkpoint or exported model; or FAMILY:SOURCE for another model (docs/evaluation.md)."""
     questions: list[Path] = Field(min_length=1)
     """Question files (JSONL), one or several."""
     data_root: Path
@@ -60,6 +61,8 @@ class EgoBenchConfig(Config):
     """ego: x and F(x); ego_only: x; exo: the teacher, on one of the question's exo videos; null: what was trained."""
     seed: int = 0
     """Chooses the exo video of each clip when view is exo."""
+    num_frames: int | None = Field(default=None, ge=1)
+    """Frames per clip for other models; null: the family's own number. An Exo2Ego model brings its own."""
     max_new_tokens: int = Field(default=32, ge=1)
     """Tokens at most in generate mode."""
     max_failure_rate: float = Field(default=0.01, ge=0, le=1)
@@ -100,6 +103,7 @@ def run_key(
         "view": answerer.view,
         "seed": config.seed,
         "max_new_tokens": config.max_new_tokens,
+        "num_frames": answerer.num_frames,
     }
 
 
@@ -141,13 +145,17 @@ def _open_store(config: EgoBenchConfig) -> ClipStore | None:
 
 
 def _load(config: EgoBenchConfig, store: ClipStore | None) -> Answerer:
-    from eval.exo2ego_answerer import Exo2EgoAnswerer  # imports torch
-
-    answerer = Exo2EgoAnswerer.load(
-        config.model, form=config.form, view=config.view, max_new_tokens=config.max_new_tokens
+    answerer = load_answerer(
+        config.model,
+        AnswererOptions(
+            form=config.form, view=config.view, max_new_tokens=config.max_new_tokens, num_frames=config.num_frames
+        ),
     )
     if store is not None:
-        store.require_fits(answerer.processor)
+        processor = getattr(answerer, "processor", None)
+        if processor is None:
+            raise EvaluationError("clip_store: only an Exo2Ego model reads one; leave it out and give data_root")
+        store.require_fits(processor)
     return answerer
 
 

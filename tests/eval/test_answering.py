@@ -11,7 +11,7 @@ import numpy
 import pytest
 from numpy.typing import NDArray
 
-from eval.answerer import Answerer
+from eval.answerers.protocol import Answerer
 from eval.answering import AnswerPlan, answer_all, shown_video
 from eval.predictions import PredictionStore
 from eval.prompts import PROMPTS

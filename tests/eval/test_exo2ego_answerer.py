@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.exo2ego_answerer import Exo2EgoAnswerer
+from eval.answerers.exo2ego import Exo2EgoAnswerer
 from exo2ego.model.options import View
 from tests.eval.tiny_model import NARRATIONS, tiny_model
 

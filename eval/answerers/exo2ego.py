@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from eval.answerer import PromptForm
+from eval.answerers.protocol import PromptForm
 from exo2ego.data.processor import Exo2EgoProcessor
 from exo2ego.errors import EvaluationError
 from exo2ego.inference import load
