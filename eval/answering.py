@@ -39,6 +39,7 @@ class AnswerPlan:
     modes: tuple[AnswerMode, ...]
     choice_prompt: PromptTemplate
     likelihood_prompt: PromptTemplate
+    open_prompt: PromptTemplate
     data_root: Path
     seed: int
     """Chooses among a question's exo videos."""
@@ -48,6 +49,10 @@ class AnswerPlan:
     """Read instead of the videos."""
     shows_options: bool = True
     """Whether the form of the prompts can show options."""
+
+    def modes_of(self, question: Question) -> tuple[AnswerMode, ...]:
+        """Returns how a question is answered: an open one by generated text alone."""
+        return self.modes if question.options else ("generate",)
 
 
 def answer_all(questions: Sequence[Question], answerer: Answerer, plan: AnswerPlan, store: PredictionStore) -> None:
@@ -62,7 +67,7 @@ def answer_all(questions: Sequence[Question], answerer: Answerer, plan: AnswerPl
         missing = [
             (question, mode)
             for question in clip_questions
-            for mode in plan.modes
+            for mode in plan.modes_of(question)
             if (question.question_id, mode) not in store.done
         ]
         if not missing:
@@ -84,7 +89,8 @@ def answer_first(questions: Sequence[Question], answerer: Answerer, plan: Answer
     question = questions[0]
     video = answerer.encode(_frames(question, answerer, plan))
     return [
-        (_prompt(question, mode, answerer, plan), _answer(question, mode, video, answerer, plan)) for mode in plan.modes
+        (_prompt(question, mode, answerer, plan), _answer(question, mode, video, answerer, plan))
+        for mode in plan.modes_of(question)
     ]
 
 
@@ -114,6 +120,8 @@ def shown_video(question: Question, view: View, seed: int) -> str:
 
 
 def _prompt(question: Question, mode: AnswerMode, answerer: Answerer, plan: AnswerPlan) -> str:
+    if not question.options:
+        return answerer.render(open_turn(plan.open_prompt, question.question))
     if mode == "likelihood":
         return answerer.render(open_turn(plan.likelihood_prompt, question.question))
     return answerer.render(choice_turn(plan.choice_prompt, question.question, question.options))
@@ -139,7 +147,7 @@ def _answer(
     scores: list[float] | None = None
     if mode == "generate":
         output = answerer.generate(video, prompt)
-        chosen = parse_choice(output, question.options).index
+        chosen = parse_choice(output, question.options).index if question.options else None
     elif mode == "letter":
         scores = answerer.score_letters(video, prompt, LETTERS[: len(question.options)])
         chosen = best_option(scores)
@@ -165,7 +173,7 @@ def _require_same_prompts(
     questions: Sequence[Question], answerer: Answerer, plan: AnswerPlan, store: PredictionStore
 ) -> None:
     for question in questions:
-        for mode in plan.modes:
+        for mode in plan.modes_of(question):
             former = store.done.get((question.question_id, mode))
             prompt = _prompt(question, mode, answerer, plan) if former else ""
             if former and former.prompt_hash != _prompt_hash(prompt, question.options):

@@ -57,6 +57,8 @@ class EgoBenchConfig(Config):
     """Prompt of letter and generate: name@version in eval/prompts.py (Exo2Ego Table 16, row 3)."""
     likelihood_prompt: str = "question_only@1"
     """Prompt of likelihood in chat form: name@version in eval/prompts.py."""
+    open_prompt: str = "short_answer@1"
+    """Prompt of questions without options (QAEgo4D open): name@version in eval/prompts.py."""
     view: View | None = None
     """ego: x and F(x); ego_only: x; exo: the teacher, on one of the question's exo videos; null: what was trained."""
     seed: int = 0
@@ -73,7 +75,7 @@ class EgoBenchConfig(Config):
     def _one_is_a_list(cls, value: Any) -> Any:
         return value if isinstance(value, list) else [value]
 
-    @field_validator("prompt", "likelihood_prompt")
+    @field_validator("prompt", "likelihood_prompt", "open_prompt")
     @classmethod
     def _prompt_is_known(cls, value: str) -> str:
         if value not in PROMPTS:
@@ -99,6 +101,7 @@ def run_key(
         "form": config.form,
         "prompt": config.prompt,
         "likelihood_prompt": config.likelihood_prompt,
+        "open_prompt": config.open_prompt,
         "prompt_texts": hash_of_prompts(questions, answerer, plan),
         "view": answerer.view,
         "seed": config.seed,
@@ -118,6 +121,7 @@ def evaluate(config: EgoBenchConfig, options: RunOptions) -> int:
         modes=tuple(dict.fromkeys(config.modes)),
         choice_prompt=PROMPTS[config.prompt],
         likelihood_prompt=PROMPTS[config.likelihood_prompt],
+        open_prompt=PROMPTS[config.open_prompt],
         data_root=config.data_root,
         seed=config.seed,
         max_failures=int(config.max_failure_rate * len(questions)),

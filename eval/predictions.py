@@ -111,6 +111,16 @@ def read_predictions(folder: Path) -> list[Prediction]:
     return predictions
 
 
+def answered_openly(folder: Path) -> list[tuple[str, str, str]]:
+    """Returns (question id, true answer, given answer) of the open questions with a known answer, sorted by id."""
+    asked = read_asked(folder)
+    return sorted(
+        (row.question_id, asked[row.question_id].answer_text or "", row.raw_output or "")
+        for row in read_predictions(folder)
+        if row.num_options == 0 and row.question_id in asked and asked[row.question_id].answer_text
+    )
+
+
 def read_failures(folder: Path) -> list[Failure]:
     """Reads the failures of a run's last pass."""
     return _read(folder / FAILURES_FILE, Failure)

@@ -33,6 +33,10 @@ PROMPTS: dict[str, PromptTemplate] = {
         "the question.",
         "Exo2Ego Table 16, row 3 (average 55.6): the paper's final prompt",
     ),
+    "short_answer@1": PromptTemplate(
+        "From a first-person perspective, answer the question about the video in a few words.",
+        "not in the paper, which does not give its prompt for open questions",
+    ),
     "question_only@1": PromptTemplate("", "not in the paper: EgoPlan scores option texts after the question alone"),
 }
 

@@ -15,7 +15,7 @@ from exo2ego.storage import read_jsonl
 
 
 def read_questions(paths: Sequence[Path]) -> list[Question]:
-    """Reads multiple-choice questions.
+    """Reads multiple-choice questions, and open ones, which have no options.
 
     Raises `DataError` naming file and row, `EvaluationError` for questions that this evaluator cannot put.
     """
@@ -38,10 +38,15 @@ def read_questions(paths: Sequence[Path]) -> list[Question]:
 
 
 def _require_choices(question: Question, where: str) -> None:
-    if not 2 <= len(question.options) <= len(LETTERS):
+    if question.options and not 2 <= len(question.options) <= len(LETTERS):
         raise EvaluationError(
             f"{where} ({question.question_id}) has {len(question.options)} options; "
-            f"this evaluator answers multiple-choice questions of 2 to {len(LETTERS)} options"
+            f"this evaluator puts multiple-choice questions of 2 to {len(LETTERS)} options, and open ones of none"
+        )
+    if not question.options and not question.answer_text:
+        raise EvaluationError(
+            f"{where} ({question.question_id}) has 0 options and no answer_text; expected options, or the true answer "
+            "of an open question"
         )
     if question.frames is not None:
         raise EvaluationError(f"{where} ({question.question_id}) lists frames; expected a video with start and end")

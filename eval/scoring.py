@@ -93,7 +93,7 @@ def _score_task(
         interval=interval,
         num_videos=len(set(videos)),
         chance=chance,
-        num_unparsed=sum(row.predicted_index is None for row in predictions),
+        num_unparsed=sum(row.predicted_index is None and row.num_options > 0 for row in predictions),
         num_failed=len(failures),
         num_unlabelled=len(predictions) - len(scored),
         truth_positions=[sum(row.answer_index == position for row in scored) for position in positions],

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy
+from numpy.typing import NDArray
+
+TINY_VARIANCE = 1e-12
+"""Below it a variance is the rounding of equal values."""
 
 
 @dataclass(frozen=True)
@@ -56,20 +60,60 @@ def clustered_interval(correct: Sequence[float], clusters: Sequence[str], confid
 
 
 def clustered_mean_interval(values: Sequence[float], clusters: Sequence[str], confidence: float = 0.95) -> Interval:
-    """Returns the t interval of a mean of values from 0 to 1, given which video each belongs to.
+    """Returns the interval of a mean of values from 0 to 1, given which video each belongs to.
 
-    The variance is the cluster-robust one with clusters - 1 degrees of freedom; one video alone says nothing: [0, 1].
+    Wilson's interval at the number of coin tosses whose mean would vary as much: m (1 - m) over the cluster-robust
+    variance, reduced for the degrees of freedom as in `clustered_interval`. Where all values are equal, each video
+    counts once. Over 6 to 100 videos its simulated coverage stays above .88 at about the width of the t interval, which
+    falls to .68 near 1 (`tests/test_intervals.py`). One video alone says nothing: [0, 1].
     """
     array = numpy.asarray(values, dtype=float)
     _, cluster_of = numpy.unique(numpy.asarray(clusters), return_inverse=True)
-    sizes = numpy.bincount(cluster_of)
-    if len(sizes) < 2:
+    num_clusters = int(cluster_of.max()) + 1
+    if num_clusters < 2:
         return Interval(0.0, 1.0)
     mean = float(array.mean())
-    surplus = numpy.bincount(cluster_of, weights=array) - mean * sizes
-    error = math.sqrt(float((surplus**2).sum()) * len(sizes) / (len(sizes) - 1)) / len(array)
-    half_width = student_quantile(len(sizes) - 1, confidence) * error
-    return Interval(max(0.0, mean - half_width), min(1.0, mean + half_width))
+    variance = _robust_variance(array, cluster_of, num_clusters)
+    spread = mean * (1 - mean)
+    effective = spread / variance if min(spread, variance) > TINY_VARIANCE else float(num_clusters)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    reduction = (z / student_quantile(num_clusters - 1, confidence)) ** 2
+    return wilson_interval(min(1.0, max(0.0, mean)), effective * reduction, confidence)
+
+
+def _robust_variance(values: NDArray[numpy.float64], cluster_of: NDArray[numpy.int64], num_clusters: int) -> float:
+    """Returns the variance of the mean of values when those of a cluster are alike."""
+    surplus = numpy.bincount(cluster_of, weights=values - values.mean())
+    return float((surplus**2).sum()) / len(values) ** 2 * num_clusters / (num_clusters - 1)
+
+
+def average_interval(
+    parts: Sequence[tuple[Sequence[float], Sequence[str]]], bounds: tuple[float, float], confidence: float = 0.95
+) -> Interval:
+    """Returns the t interval of the plain average of several means; a part is its values and their videos.
+
+    A video that occurs in several parts counts as one. The degrees of freedom are Welch and Satterthwaite's over the
+    parts; a part of one video says nothing: the interval is then `bounds`, the smallest and largest possible average.
+    """
+    shares: dict[str, float] = {}
+    average, variances, degrees = 0.0, [], []
+    for values, clusters in parts:
+        array = numpy.asarray(values, dtype=float)
+        names, cluster_of = numpy.unique(numpy.asarray(clusters), return_inverse=True)
+        if len(names) < 2:
+            return Interval(*bounds)
+        average += float(array.mean()) / len(parts)
+        surplus = numpy.bincount(cluster_of, weights=array - array.mean()) / len(array) / len(parts)
+        surplus *= math.sqrt(len(names) / (len(names) - 1))
+        for name, share in zip(names.tolist(), surplus.tolist(), strict=True):
+            shares[name] = shares.get(name, 0.0) + share
+        variances.append(float((surplus**2).sum()))
+        degrees.append(len(names) - 1)
+    denominator = sum(variance**2 / degree for variance, degree in zip(variances, degrees, strict=True))
+    freedom = sum(variances) ** 2 / denominator if denominator > 0 else min(degrees)
+    error = math.sqrt(sum(share**2 for share in shares.values()))
+    half_width = student_quantile(max(1, int(freedom)), confidence) * error
+    return Interval(max(bounds[0], average - half_width), min(bounds[1], average + half_width))
 
 
 def student_quantile(degrees: int, confidence: float = 0.95) -> float:

@@ -246,7 +246,11 @@ def test_a_folder_without_a_checkpoint_is_no_model(
             "answer_index 5 is not one of its 5",
         ),
         (json.dumps(question_row(0)) + "\n" + json.dumps(question_row(0)), EvaluationError.exit_code, "given twice"),
-        (json.dumps(question_row(0, options=[], answer_index=None)), EvaluationError.exit_code, "has 0 options"),
+        (
+            json.dumps(question_row(0, options=[], answer_index=None, answer_text=None)),
+            EvaluationError.exit_code,
+            "has 0 options and no answer_text",
+        ),
         (json.dumps(question_row(0, options=["x"] * 11)), EvaluationError.exit_code, "has 11 options"),
         (json.dumps(question_row(0, frames=["a.jpg"])), EvaluationError.exit_code, "lists frames"),
         ("", EvaluationError.exit_code, "no questions in"),
@@ -294,3 +298,15 @@ def test_predictions_without_their_run_are_not_continued(
     (tmp_path / "run.json").unlink()
     assert run(setup, tmp_path, "modes=likelihood") == EvaluationError.exit_code
     assert "no run.json" in capsys.readouterr().err
+
+
+def test_open_questions_are_answered_by_text(setup: Path, tmp_path: Path) -> None:
+    open_one = question_row(0, id="open/0", task="qaego4d_open", options=[], answer_index=None, answer_text="a cup")
+    write_jsonl(tmp_path / "both.jsonl", [question_row(1), open_one])
+    assert run(setup, tmp_path / "out", f"questions={tmp_path / 'both.jsonl'}", "modes=likelihood") == 0
+    found = answers(tmp_path / "out")
+    assert set(found) == {("inter/take1/1", "likelihood"), ("open/0", "generate")}
+    assert isinstance(found["open/0", "generate"]["raw_output"], str)
+    results = read_json(tmp_path / "out" / "results.json")["results"]
+    (of_open,) = [row for row in results if row["task"] == "qaego4d_open"]
+    assert (of_open["accuracy"], of_open["num_unparsed"], of_open["num_questions"]) == (None, 0, 1)

@@ -1,0 +1,120 @@
+"""The output folder of an evaluation as it is found: complete, unfinished, cut off, or of a run without its run.json."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from eval.predictions import FAILURES_FILE, PREDICTIONS_FILE, RUN_FILE, Failure, read_asked, read_failures
+from exo2ego.errors import DataError, EvaluationError
+from exo2ego.records import Prediction, Question
+from exo2ego.storage import read_json
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What one folder holds, checked."""
+
+    path: Path
+    description: dict[str, Any]
+    """The content of run.json; empty where there is none."""
+    questions: dict[str, Question]
+    """By id; empty for a folder that was written without them."""
+    predictions: list[Prediction]
+    """Of questions that were asked, sorted by id and mode."""
+    failures: list[Failure]
+    num_cut: int
+    """1 where the last line of the predictions is half written, else 0."""
+    num_strangers: int
+    """Predictions for questions that are not in questions.jsonl; they are left out."""
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Returns what must be equal for two runs' predictions to belong together."""
+        return self.description.get("key", {})
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Returns the configuration that the run was started with."""
+        return self.description.get("provenance", {}).get("config", {})
+
+    def setting(self, name: str, default: Any = None) -> Any:
+        """Returns a value of the run's key, or else of its configuration."""
+        return self.key.get(name, self.config.get(name, default))
+
+
+def read_run(folder: Path) -> RunFolder:
+    """Reads a folder; a half-written last line and predictions for unknown questions are counted and left out.
+
+    Raises `DataError` for any other damage and for a question answered twice, `EvaluationError` for a prediction that
+    does not fit its question or holds scores that are not finite.
+    """
+    if not (folder / PREDICTIONS_FILE).exists():
+        raise DataError(f"{folder}: holds no {PREDICTIONS_FILE}; give the output folder of `python -m eval.egobench`")
+    questions = read_asked(folder)
+    predictions, num_cut = _read_predictions(folder / PREDICTIONS_FILE)
+    if len({(row.question_id, row.mode) for row in predictions}) < len(predictions):
+        raise DataError(f"{folder / PREDICTIONS_FILE}: a question has two predictions; two runs wrote into this folder")
+    known = [row for row in predictions if not questions or row.question_id in questions]
+    for row in known:
+        _require_fits(row, questions.get(row.question_id), folder)
+    failures = read_failures(folder) if (folder / FAILURES_FILE).exists() else []
+    return RunFolder(
+        path=folder,
+        description=read_json(folder / RUN_FILE, "description of the run") if (folder / RUN_FILE).exists() else {},
+        questions=questions,
+        predictions=sorted(known, key=lambda row: (row.question_id, row.mode)),
+        failures=[row for row in failures if not questions or row.question_id in questions],
+        num_cut=num_cut,
+        num_strangers=len(predictions) - len(known),
+    )
+
+
+def _read_predictions(path: Path) -> tuple[list[Prediction], int]:
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise DataError(f"{path}: predictions cannot be read: {error.strerror}") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:  # no JSON, or a cut within a character
+            if number == len(lines):
+                return rows, 1
+            raise DataError(f"{path}: line {number} is not valid JSON ({error}); the file was damaged") from error
+        try:
+            rows.append(Prediction.model_validate(row))
+        except ValidationError as error:
+            raise DataError(f"{path}: row {number} is not a Prediction: {error.errors()[0]['msg']}") from error
+    return rows, 0
+
+
+def _require_fits(row: Prediction, question: Question | None, folder: Path) -> None:
+    where = f"{folder / PREDICTIONS_FILE}: question {row.question_id} ({row.mode})"
+    if row.option_scores is not None:
+        if not all(map(math.isfinite, row.option_scores)):
+            raise EvaluationError(
+                f"{where}: option scores are not finite: {row.option_scores}; the model's weights or input are damaged"
+            )
+        if len(row.option_scores) != row.num_options:
+            raise EvaluationError(f"{where}: has {len(row.option_scores)} scores for {row.num_options} options")
+    for name, index in (("predicted_index", row.predicted_index), ("answer_index", row.answer_index)):
+        if index is not None and not 0 <= index < row.num_options:
+            raise EvaluationError(f"{where}: {name} {index} is not one of its {row.num_options} options")
+    if question is None:
+        return
+    given = (row.task, row.num_options, row.answer_index)
+    asked = (question.task, len(question.options), question.answer_index)
+    if given != asked:
+        raise EvaluationError(
+            f"{where}: says (task, options, answer) = {given}, questions.jsonl says {asked}; "
+            "the folder holds files of two runs: evaluate again"
+        )
