@@ -19,7 +19,7 @@ from eval.measures import Measure
 from eval.option_ranking import RankScores, chance_of, score_by_choice, score_by_scores
 from exo2ego.data.prompting import normal_form
 from exo2ego.errors import DataError
-from exo2ego.intervals import clustered_mean_interval
+from exo2ego.intervals import clustered_mean_interval, jackknife_interval
 from exo2ego.records import Prediction, Question
 
 RANKED = ("charades_ego", "ek100_mir")
@@ -39,7 +39,7 @@ def rank_measures(task: str, scored: Sequence[Prediction], questions: Mapping[st
 
 
 def _option_measures(scored: Sequence[Prediction]) -> list[Measure]:
-    ranked = [_ranks(row) for row in scored]
+    ranked = [rank_scores(row) for row in scored]
     chances = [chance_of(row.num_options) for row in scored]
     videos = [row.video for row in scored]
     measures = []
@@ -51,7 +51,8 @@ def _option_measures(scored: Sequence[Prediction]) -> list[Measure]:
     return measures
 
 
-def _ranks(row: Prediction) -> RankScores:
+def rank_scores(row: Prediction) -> RankScores:
+    """Scores the place of the truth of a labelled prediction, by option scores where there are any."""
     assert row.answer_index is not None
     if row.option_scores is not None:
         return score_by_scores(row.option_scores, row.answer_index)
@@ -78,12 +79,17 @@ def _class_measure(scored: Sequence[Prediction], asked: Sequence[Question]) -> M
         scores[number, columns] = _option_scores(row)
         assert row.answer_index is not None
         truth[number, columns[row.answer_index]] = 1
-    return Measure("class_mAP", score_classes(truth, scores).mean, None, None, len(asked))
+
+    def mean_of(kept: NDArray[numpy.bool_]) -> float:
+        return score_classes(truth[kept], scores[kept]).mean
+
+    interval = jackknife_interval(mean_of, [row.video for row in scored])
+    return Measure("class_mAP", score_classes(truth, scores).mean, interval, None, len(asked))
 
 
 def _graded_measures(scored: Sequence[Prediction], asked: Sequence[Question]) -> list[Measure]:
-    """The official formulas with the graded relevance of the options, questions of one number of options together."""
-    groups: dict[int, list[tuple[list[float], list[float]]]] = {}
+    """The official formulas with the graded relevance of the options; a video's questions are scored together."""
+    groups: dict[tuple[str, int], list[tuple[list[float], list[float]]]] = {}
     for row, question in zip(scored, asked, strict=True):
         relevance = question.meta.get("relevance")
         if relevance is None:
@@ -93,17 +99,22 @@ def _graded_measures(scored: Sequence[Prediction], asked: Sequence[Question]) ->
                 f"question {question.question_id}: meta.relevance has {len(relevance)} values for "
                 f"{len(question.options)} options; build the table again"
             )
-        groups.setdefault(row.num_options, []).append((_option_scores(row), relevance))
-    results = [
-        (len(rows), score_retrieval(_matrix(row[0] for row in rows), _matrix(row[1] for row in rows)))
-        for rows in groups.values()
+        groups.setdefault((row.video, row.num_options), []).append((_option_scores(row), relevance))
+    values: dict[str, list[float]] = {"graded_mAP": [], "graded_nDCG": []}
+    videos: dict[str, list[str]] = {name: [] for name in values}
+    for (video, _), rows in groups.items():
+        found = score_retrieval(_matrix(row[0] for row in rows), _matrix(row[1] for row in rows))
+        for name, mean, count in (
+            ("graded_mAP", found.mean_average_precision, found.num_queries - found.num_without_target),
+            ("graded_nDCG", found.ndcg, found.num_queries - found.num_without_relevant),
+        ):
+            values[name] += [mean] * count  # the variance between videos needs no more than their means
+            videos[name] += [video] * count
+    return [
+        Measure(name, sum(found) / len(found), clustered_mean_interval(found, videos[name]), None, len(found))
+        for name, found in values.items()
+        if found
     ]
-    total = sum(count for count, _ in results)
-    means = {
-        "graded_mAP": sum(count * found.mean_average_precision for count, found in results) / total,
-        "graded_nDCG": sum(count * found.ndcg for count, found in results) / total,
-    }
-    return [Measure(name, value, None, None, total) for name, value in means.items()]
 
 
 def _matrix(rows: Iterable[list[float]]) -> NDArray[numpy.float64]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from eval.calibration import Calibration, calibrate
 from eval.measures import Measure
 from eval.predictions import Failure
-from eval.rank_measures import rank_measures
+from eval.rank_measures import rank_measures, rank_scores
+from eval.slices import Slice, slice_scores
+from eval.tasks import TASKS
 from exo2ego.errors import EvaluationError
 from exo2ego.intervals import Interval, clustered_interval
 from exo2ego.records import AnswerMode, Prediction, Question
@@ -36,12 +40,36 @@ class TaskScore:
     num_failed: int
     """Questions without an answer because their video cannot be read; they are not scored."""
     num_unlabelled: int
+    """Multiple-choice answers whose true option is not public; they are not scored."""
+    num_unanswered: int
+    """Questions of the task that have neither an answer nor a failure: the run is not finished."""
     truth_positions: list[int]
     """How often the truth is option A, B, …"""
     predicted_positions: list[int]
     """How often the prediction is option A, B, …"""
     measures: list[Measure]
     """Accuracy, and for tasks that are printed otherwise their own measures (docs/evaluation.md)."""
+    calibration: Calibration | None
+    """None for generated answers."""
+    slices: list[Slice]
+
+    @property
+    def printed(self) -> Measure | None:
+        """Returns the measure that the paper prints of the task, or else the accuracy."""
+        name = printed_measure(self.task)
+        return next((measure for measure in self.measures if measure.name == name), None)
+
+
+def printed_measure(task: str) -> str:
+    """Returns the name of the measure that the paper prints of a task; accuracy for a task that is not the paper's."""
+    return TASKS[task].measure if task in TASKS else "accuracy"
+
+
+def printed_values(task: str, scored: Sequence[Prediction]) -> list[float]:
+    """Returns what each labelled prediction adds to the printed measure, from 0 to 1."""
+    if printed_measure(task) == "option_mAP":
+        return [rank_scores(row).average_precision for row in scored]
+    return [float(row.predicted_index == row.answer_index) for row in scored]
 
 
 def best_option(scores: Sequence[float]) -> int | None:
@@ -56,26 +84,34 @@ def score(
     predictions: Sequence[Prediction], failures: Sequence[Failure], questions: Mapping[str, Question]
 ) -> list[TaskScore]:
     """Returns one score per task and answer mode, sorted by both; `questions` by id hold what else a measure needs."""
-    groups = sorted({(row.task, row.mode) for row in predictions} | {(row.task, row.mode) for row in failures})
+    grouped: dict[tuple[str, AnswerMode], tuple[list[Prediction], list[Failure]]] = {}
+    for row in predictions:
+        grouped.setdefault((row.task, row.mode), ([], []))[0].append(row)
+    for failed in failures:
+        grouped.setdefault((failed.task, failed.mode), ([], []))[1].append(failed)
+    asked = Counter(question.task for question in questions.values())
     return [
         _score_task(
-            sorted((row for row in predictions if (row.task, row.mode) == group), key=lambda row: row.question_id),
-            [row for row in failures if (row.task, row.mode) == group],
-            *group,
+            sorted(answered, key=lambda row: row.question_id),
+            len(failed_rows),
+            max(0, asked[task] - len(answered) - len(failed_rows)),
+            (task, mode),
             questions,
         )
-        for group in groups
+        for (task, mode), (answered, failed_rows) in sorted(grouped.items(), key=lambda item: item[0])
     ]
 
 
 def _score_task(
     predictions: list[Prediction],
-    failures: list[Failure],
-    task: str,
-    mode: AnswerMode,
+    num_failed: int,
+    num_unanswered: int,
+    group: tuple[str, AnswerMode],
     questions: Mapping[str, Question],
 ) -> TaskScore:
-    scored = [row for row in predictions if row.answer_index is not None]
+    task, mode = group
+    choices = [row for row in predictions if row.num_options]
+    scored = [row for row in choices if row.answer_index is not None]
     correct = [row.predicted_index == row.answer_index for row in scored]
     videos = [row.video for row in scored]
     accuracy = sum(correct) / len(scored) if scored else None
@@ -86,17 +122,20 @@ def _score_task(
     return TaskScore(
         task=task,
         mode=mode,
-        num_questions=len(predictions) + len(failures),
+        num_questions=len(predictions) + num_failed + num_unanswered,
         num_scored=len(scored),
         num_correct=sum(correct),
         accuracy=accuracy,
         interval=interval,
         num_videos=len(set(videos)),
         chance=chance,
-        num_unparsed=sum(row.predicted_index is None and row.num_options > 0 for row in predictions),
-        num_failed=len(failures),
-        num_unlabelled=len(predictions) - len(scored),
+        num_unparsed=sum(row.predicted_index is None for row in choices),
+        num_failed=num_failed,
+        num_unlabelled=len(choices) - len(scored),
+        num_unanswered=num_unanswered,
         truth_positions=[sum(row.answer_index == position for row in scored) for position in positions],
         predicted_positions=[sum(row.predicted_index == position for row in predictions) for position in positions],
         measures=measures + (rank_measures(task, scored, questions) if scored else []),
+        calibration=calibrate(scored),
+        slices=slice_scores(scored, questions),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -114,6 +114,28 @@ def average_interval(
     error = math.sqrt(sum(share**2 for share in shares.values()))
     half_width = student_quantile(max(1, int(freedom)), confidence) * error
     return Interval(max(bounds[0], average - half_width), min(bounds[1], average + half_width))
+
+
+def jackknife_interval(
+    estimate: Callable[[NDArray[numpy.bool_]], float],
+    clusters: Sequence[str],
+    confidence: float = 0.95,
+    max_groups: int = 40,
+) -> Interval:
+    """Returns the t interval of any number from 0 to 1 by leaving out one group of videos at a time.
+
+    `estimate` gets the values to keep [N]. Videos are dealt to at most `max_groups` groups in the order of their names;
+    fewer than two say nothing: [0, 1].
+    """
+    names, cluster_of = numpy.unique(numpy.asarray(clusters), return_inverse=True)
+    num_groups = min(max_groups, len(names))
+    if num_groups < 2:
+        return Interval(0.0, 1.0)
+    whole = estimate(numpy.ones(len(cluster_of), dtype=bool))
+    without = numpy.array([estimate(cluster_of % num_groups != group) for group in range(num_groups)])
+    error = math.sqrt((num_groups - 1) / num_groups * float(((without - without.mean()) ** 2).sum()))
+    half_width = student_quantile(num_groups - 1, confidence) * error
+    return Interval(max(0.0, whole - half_width), min(1.0, whole + half_width))
 
 
 def student_quantile(degrees: int, confidence: float = 0.95) -> float:

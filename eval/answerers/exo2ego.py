@@ -1,14 +1,14 @@
-"""Answers questions with an Exo2Ego model: the prompt is read once, every option continues from its cache.
+"""Answers questions with an Exo2Ego model: a clip is read once, all its questions and options continue from its cache.
 
-Letters in shapes: B = 1 clip, N visual tokens, D language model width, K options, S tokens of the longest option,
-V vocabulary.
+Letters in shapes: N visual tokens, D language model width, S tokens of questions and options, V vocabulary.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from eval.answerers.protocol import PromptForm
+from eval.answerers.protocol import PromptForm, ScoreRequest
+from eval.answerers.token_tree import Segment, tree_inputs
 from exo2ego.data.processor import Exo2EgoProcessor
 from exo2ego.errors import EvaluationError
 from exo2ego.inference import load
@@ -28,9 +29,43 @@ from exo2ego.model.options import View
 PREPROCESSING = ("num_frames", "image_size", "aspect", "image_mean", "image_std")
 """The processor's settings that decide what the model sees of a frame."""
 
+LARGEST_TREE_TOKENS = 2048
+"""Tokens of questions and options that are read together: bounds the mask and the logits."""
+
+
+@dataclass
+class ReadVideo:
+    """An encoded clip, and the language model's memory of it once the first prompt has come."""
+
+    tokens: Tensor
+    """[1, N, D]"""
+    prefix: list[int] = field(default_factory=list)
+    """Ids of the prompt up to the end of the video, which the cache holds."""
+    cache: Cache | None = None
+
+    def forget_questions(self) -> None:
+        """Cuts the cache back to the prefix."""
+        assert self.cache is not None
+        too_much = self.cache.get_seq_length() - len(self.prefix)
+        if too_much:
+            self.cache.crop(-too_much)  # a positive length is refused by sliding-window layers
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is read after the prefix for one request: the rest of its prompt, and each continuation."""
+
+    question: list[int]
+    continuations: list[list[int]]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are read."""
+        return len(self.question) + sum(len(ids) - 1 for ids in self.continuations)
+
 
 class Exo2EgoAnswerer:
-    """An `Answerer` over a model and its processor; an encoded video is its visual tokens [1, N, D]."""
+    """An `Answerer` over a model and its processor."""
 
     def __init__(
         self,
@@ -80,83 +115,118 @@ class Exo2EgoAnswerer:
         return self.processor.plain_prompt() if self.form == "plain" else self.processor.chat_prompt(turn)
 
     @torch.inference_mode()
-    def encode(self, frames: NDArray[numpy.uint8]) -> Tensor:
-        """Encodes the frames [T, H, W, 3] of a clip to visual tokens [1, N, D]."""
+    def encode(self, frames: NDArray[numpy.uint8]) -> ReadVideo:
+        """Encodes the frames [T, H, W, 3] of a clip to visual tokens; they are read when the first prompt comes."""
         pixels, _ = self.processor.pixels(frames)
-        return self.model.visual_tokens(pixels.unsqueeze(0).to(self.model.device, self.model.dtype), self.view)
+        tokens = self.model.visual_tokens(pixels.unsqueeze(0).to(self.model.device, self.model.dtype), self.view)
+        return ReadVideo(tokens)
 
     @torch.inference_mode()
-    def score_options(self, video: Tensor, prompt: str, options: Sequence[str]) -> list[float]:
-        """Returns each option's mean token log-probability after the prompt, its end token included (EgoPlan)."""
-        first, cache = self._read(video, prompt)
-        targets = [torch.tensor(self.processor.encode_continuation(option)) for option in options]
-        lengths = torch.tensor([len(target) for target in targets])
-        padded = torch.nn.utils.rnn.pad_sequence(targets, batch_first=True)  # [K, S]; what pads is never counted
-        log_probabilities = self._continue(first, cache, padded[:, :-1], lengths - 1)
-        of_targets = log_probabilities.gather(2, padded.unsqueeze(2)).squeeze(2)
-        is_target = torch.arange(padded.shape[1]) < lengths.unsqueeze(1)
-        means: list[float] = (of_targets.where(is_target, 0).sum(1) / lengths).tolist()
-        return means
-
-    @torch.inference_mode()
-    def score_letters(self, video: Tensor, prompt: str, letters: Sequence[str]) -> list[float]:
-        """Returns each letter's log-probability as the first token after the prompt.
+    def score(self, video: ReadVideo, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+        """Returns the scores of every request's texts after one pass over the video and few over the texts.
 
         Raises `EvaluationError` when two letters begin with the same token.
         """
-        first, _ = self._read(video, prompt)
-        ids = [self.processor.encode_continuation(letter)[0] for letter in letters]
-        if len(set(ids)) < len(ids):
-            raise EvaluationError(f"the tokenizer gives two of the letters {', '.join(letters)} the same first token")
-        return [float(score) for score in first[ids]]
+        plans = [self._plan(video, request) for request in requests]
+        scores: list[list[float]] = []
+        for chunk in _chunks(plans):
+            scores += self._score_chunk(video, chunk)
+        return scores
 
     @torch.inference_mode()
-    def generate(self, video: Tensor, prompt: str) -> str:
+    def generate(self, video: ReadVideo, prompt: str) -> str:
         """Returns the greedy answer to the prompt."""
-        ids = self._ids(prompt)
+        ids, _ = self._split(video, prompt)
+        assert video.cache is not None
         output = self.model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            visual_tokens=video,
+            input_ids=torch.tensor([ids], device=self.model.device),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=self.model.device),
+            past_key_values=video.cache,
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
         )
-        text: str = self.processor.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+        video.forget_questions()
+        text: str = self.processor.tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
         return text
 
-    def _ids(self, prompt: str) -> Tensor:
-        return torch.tensor([self.processor.encode_prompt(prompt, self.view)], device=self.model.device)
+    def _split(self, video: ReadVideo, prompt: str) -> tuple[list[int], list[int]]:
+        """Returns the ids of a prompt, and those after the prefix that ends with the video; reads the prefix once."""
+        ids = self.processor.encode_prompt(prompt, self.view)
+        end = len(ids) - ids[::-1].index(self.processor.video_token_id)
+        if end == len(ids):
+            end -= 1  # a prompt that is nothing but the video: generation needs a last token to continue from
+        if video.prefix != ids[:end]:
+            self._read(video, ids[:end])
+        return ids, ids[end:]
 
-    def _read(self, video: Tensor, prompt: str) -> tuple[Tensor, Cache]:
-        """Returns the first answer token's log-probabilities [V] on the CPU, and the cache of video and prompt."""
-        ids = self._ids(prompt)
+    def _read(self, video: ReadVideo, prefix: list[int]) -> None:
+        """Reads what stands before the questions and the video itself, and keeps its keys and values."""
+        ids = torch.tensor([prefix], device=self.model.device)
+        shown = int((ids == self.processor.video_token_id).sum())
+        output = self.model(input_ids=ids, visual_tokens=video.tokens[:, :shown], use_cache=True, logits_to_keep=1)
+        video.prefix, video.cache = prefix, output.past_key_values
+
+    def _plan(self, video: ReadVideo, request: ScoreRequest) -> Plan:
+        _, question = self._split(video, request.prompt)
+        continuations = [self.processor.encode_continuation(text) for text in request.texts]
+        if request.kind == "letters":
+            continuations = [ids[:1] for ids in continuations]
+            if len({tuple(ids) for ids in continuations}) < len(continuations):
+                raise EvaluationError(
+                    f"the tokenizer gives two of the letters {', '.join(request.texts)} the same first token"
+                )
+        return Plan(question, continuations)
+
+    def _score_chunk(self, video: ReadVideo, plans: Sequence[Plan]) -> list[list[float]]:
+        segments: list[Segment] = []
+        for plan in plans:
+            parent = len(segments)
+            segments.append(Segment(plan.question))
+            segments += [Segment(ids[:-1], parent) for ids in plan.continuations]
+        log_probabilities, starts = self._read_tree(video, segments)
+        scores: list[list[float]] = []
+        number = 0
+        for plan in plans:
+            before = starts[number] + len(plan.question) - 1  # the place that predicts a continuation's first token
+            first = log_probabilities[before]
+            scores.append([])
+            for own, ids in enumerate(plan.continuations, number + 1):
+                rows = log_probabilities[starts[own] : starts[own] + len(ids) - 1]
+                later = rows[torch.arange(len(ids) - 1), ids[1:]] if len(ids) > 1 else rows.new_zeros(0)
+                scores[-1].append(float((first[ids[0]] + later.sum()) / len(ids)))
+            number += 1 + len(plan.continuations)
+        return scores
+
+    def _read_tree(self, video: ReadVideo, segments: Sequence[Segment]) -> tuple[Tensor, list[int]]:
+        """Returns the log-probabilities [S, V] after every token of the segments, and where each segment starts."""
+        assert video.cache is not None
+        device = self.model.device
+        inputs = tree_inputs(segments, len(video.prefix), self.model.dtype)
+        ids = inputs.input_ids.to(device)
+        embeddings = self.model.get_input_embeddings()(ids)
+        is_video = ids == self.processor.video_token_id
+        if is_video.any():  # a prompt that is nothing but the video: its last visual token opens every question
+            last = video.tokens[:, -1:].expand_as(embeddings).to(embeddings.dtype)
+            embeddings = torch.where(is_video.unsqueeze(-1), last, embeddings)
         output = self.model(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            visual_tokens=video,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        assert output.past_key_values is not None
-        return output.logits[0, -1].float().log_softmax(0).cpu(), output.past_key_values
-
-    def _continue(self, first: Tensor, cache: Cache, inputs: Tensor, lengths: Tensor) -> Tensor:
-        """Returns log-probabilities [K, S, V] of every next token, after the prompt and after each of `inputs`.
-
-        `inputs` [K, S - 1] are padded at the end; `lengths` [K] tell how many of each are real.
-        """
-        num_options, num_inputs = inputs.shape
-        starts = first.expand(num_options, 1, -1)
-        if num_inputs == 0:
-            return starts
-        prompt_mask = torch.ones(num_options, cache.get_seq_length(), dtype=torch.bool)
-        input_mask = torch.arange(num_inputs) < lengths.unsqueeze(1)
-        cache.batch_repeat_interleave(num_options)
-        output = self.model(
-            input_ids=inputs.to(self.model.device),
-            attention_mask=torch.cat((prompt_mask, input_mask), dim=1).to(self.model.device),
-            past_key_values=cache,
+            inputs_embeds=embeddings,
+            position_ids=inputs.position_ids.to(device),
+            attention_mask=inputs.attention_mask.to(device),
+            past_key_values=video.cache,
             use_cache=True,
         )
+        video.forget_questions()
         assert output.logits is not None
-        return torch.cat((starts, output.logits.float().log_softmax(2).cpu()), dim=1)
+        return output.logits[0].float().log_softmax(1).cpu(), inputs.starts
+
+
+def _chunks(plans: Sequence[Plan]) -> Iterator[list[Plan]]:
+    """Cuts the plans into runs of at most `LARGEST_TREE_TOKENS`, a longer plan alone."""
+    chunk: list[Plan] = []
+    for plan in plans:
+        if chunk and sum(other.num_tokens for other in chunk) + plan.num_tokens > LARGEST_TREE_TOKENS:
+            yield chunk
+            chunk = []
+        chunk.append(plan)
+    if chunk:
+        yield chunk

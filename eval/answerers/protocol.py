@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy
@@ -13,6 +14,17 @@ from exo2ego.model.options import View
 PromptForm = Literal["chat", "plain"]
 EncodedVideo = Any
 """Whatever a model makes of a clip once, to answer many questions about it; opaque to the evaluator."""
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """Texts to be scored after a prompt."""
+
+    prompt: str
+    texts: tuple[str, ...]
+    kind: Literal["options", "letters"]
+    """options: mean log-probability of a text's tokens and the end token (EgoPlan); letters: log-probability of its
+    first token."""
 
 
 class Answerer(Protocol):
@@ -36,11 +48,8 @@ class Answerer(Protocol):
     def encode(self, frames: NDArray[numpy.uint8]) -> EncodedVideo:
         """Encodes the frames [T, H, W, 3] of a clip."""
 
-    def score_options(self, video: EncodedVideo, prompt: str, options: Sequence[str]) -> list[float]:
-        """Returns each option's mean token log-probability after the prompt, its end token included (EgoPlan)."""
-
-    def score_letters(self, video: EncodedVideo, prompt: str, letters: Sequence[str]) -> list[float]:
-        """Returns each letter's log-probability as the first token after the prompt."""
+    def score(self, video: EncodedVideo, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+        """Returns the scores of every request's texts; all questions about a clip come together."""
 
     def generate(self, video: EncodedVideo, prompt: str) -> str:
         """Returns the greedy answer to the prompt."""

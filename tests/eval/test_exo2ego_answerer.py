@@ -10,7 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.answerers.exo2ego import Exo2EgoAnswerer
+from eval.answerers import exo2ego
+from eval.answerers.exo2ego import Exo2EgoAnswerer, ReadVideo
+from eval.answerers.protocol import ScoreRequest
 from exo2ego.model.options import View
 from tests.eval.tiny_model import NARRATIONS, tiny_model
 
@@ -22,6 +24,11 @@ OTHER_FRAMES = numpy.random.default_rng(1).integers(0, 256, (2, 48, 48, 3), dtyp
 
 def answerer(view: View | None = None, form: str = "chat") -> Exo2EgoAnswerer:
     return Exo2EgoAnswerer(MODEL, PROCESSOR, form=form, view=view, max_new_tokens=4)  # type: ignore[arg-type]
+
+
+def options_of(model: Exo2EgoAnswerer, video: ReadVideo, prompt: str, options: Sequence[str]) -> list[float]:
+    (scores,) = model.score(video, [ScoreRequest(prompt, tuple(options), "options")])
+    return scores
 
 
 @torch.inference_mode()
@@ -40,7 +47,7 @@ def mean_log_probability(prompt: str, option: str, view: View) -> float:
 def test_cached_scores_equal_one_pass_per_option(view: View, form: str) -> None:
     model = answerer(view, form)
     prompt = model.render("Which description?")
-    found = model.score_options(model.encode(FRAMES), prompt, NARRATIONS)
+    found = options_of(model, model.encode(FRAMES), prompt, NARRATIONS)
     expected = [mean_log_probability(prompt, option, view) for option in NARRATIONS]
     assert found == pytest.approx(expected, abs=TOLERANCE)
     assert len({round(score, 4) for score in found}) == len(found), "the options must differ for the test to mean much"
@@ -52,8 +59,8 @@ def test_any_options_score_as_alone(options: Sequence[str]) -> None:
     model = answerer()
     prompt = model.render("Which description?")
     video = model.encode(FRAMES)
-    together = model.score_options(video, prompt, options)
-    alone = [model.score_options(video, prompt, [option])[0] for option in options]
+    together = options_of(model, video, prompt, options)
+    alone = [options_of(model, video, prompt, [option])[0] for option in options]
     assert together == pytest.approx(alone, abs=TOLERANCE)
 
 
@@ -65,7 +72,8 @@ def test_letters_are_scored_as_first_tokens() -> None:
         log_probabilities = MODEL(**inputs, view="ego").logits[0, -1].log_softmax(-1)
     ids = [PROCESSOR.tokenizer.convert_tokens_to_ids(letter) for letter in "ABC"]
     expected = log_probabilities[ids].tolist()
-    assert model.score_letters(model.encode(FRAMES), prompt, "ABC") == pytest.approx(expected, abs=TOLERANCE)
+    (found,) = model.score(model.encode(FRAMES), [ScoreRequest(prompt, ("A", "B", "C"), "letters")])
+    assert found == pytest.approx(expected, abs=TOLERANCE)
 
 
 def test_generation_continues_the_prompt() -> None:
@@ -79,10 +87,35 @@ def test_generation_continues_the_prompt() -> None:
     )
 
 
+@pytest.mark.parametrize("largest", [1, 60, 10_000])
+def test_all_questions_about_a_clip_score_as_alone(largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The video is read once for all of them, whatever they are asked in between."""
+    monkeypatch.setattr(exo2ego, "LARGEST_TREE_TOKENS", largest)
+    model = answerer()
+    turns = ["Which description?", "What happens?", "Which of these? Look at the hands.", "Which description?"]
+    requests = [
+        ScoreRequest(model.render(turn), tuple(NARRATIONS[: 2 + number]), "options")
+        for number, turn in enumerate(turns)
+    ]
+    requests.insert(2, ScoreRequest(model.render("A letter?"), ("A", "B", "C"), "letters"))
+    alone = [model.score(model.encode(FRAMES), [request])[0] for request in requests]
+    passes: list[int] = []
+    read = Exo2EgoAnswerer._read
+    monkeypatch.setattr(Exo2EgoAnswerer, "_read", lambda *given: passes.append(1) or read(*given))
+    video = model.encode(FRAMES)
+    first = model.generate(video, requests[0].prompt)
+    together = model.score(video, requests)
+    assert len(passes) == 1
+    for found, expected in zip(together, alone, strict=True):
+        assert found == pytest.approx(expected, abs=TOLERANCE)
+    assert model.generate(video, requests[0].prompt) == first
+    assert model.score(video, requests[:1])[0] == pytest.approx(alone[0], abs=TOLERANCE)
+
+
 def test_the_video_matters() -> None:
     model = answerer()
     prompt = model.render("Which description?")
-    first, second = (model.score_options(model.encode(frames), prompt, NARRATIONS) for frames in (FRAMES, OTHER_FRAMES))
+    first, second = (options_of(model, model.encode(frames), prompt, NARRATIONS) for frames in (FRAMES, OTHER_FRAMES))
     assert first != second
 
 
