@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy
 from numpy.typing import NDArray
 
-from eval.answerers.protocol import Answerer, EncodedVideo
+from eval.answerers.protocol import Answerer, EncodedVideo, ScoreRequest
 from eval.parsing import parse_choice
 from eval.predictions import Failure, PredictionStore
 from eval.prompts import PromptTemplate, choice_turn, open_turn
@@ -25,11 +25,15 @@ from exo2ego.data.spans import Span
 from exo2ego.data.video import read_frames
 from exo2ego.errors import DataError, EvaluationError, VideoError
 from exo2ego.model.options import View
+from exo2ego.parallel import in_order
 from exo2ego.records import AnswerMode, Prediction, Question
 from exo2ego.storage import hash_text
 
 if TYPE_CHECKING:
     from exo2ego.data.clip_store import ClipStore
+
+GREY = 128
+"""The colour of a control run's pictures, of 0 to 255."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,15 @@ class AnswerPlan:
     """Questions that may stay unanswered because their video is unreadable."""
     clip_store: ClipStore | None = None
     """Read instead of the videos."""
+    blind: bool = False
+    """Show grey pictures: what is right without looking (a control)."""
+    shuffle_frames: bool = False
+    """Show the clip's frames in another order, fixed by seed and clip: what is right without time (a control)."""
+    num_workers: int = 2
+    """Threads that decode ahead."""
+    process_index: int = 0
+    num_processes: int = 1
+    """Processes that share the clips."""
     shows_options: bool = True
     """Whether the form of the prompts can show options."""
 
@@ -56,57 +69,85 @@ class AnswerPlan:
 
 
 def answer_all(questions: Sequence[Question], answerer: Answerer, plan: AnswerPlan, store: PredictionStore) -> None:
-    """Answers what `store` does not hold yet.
+    """Answers what `store` does not hold yet; with several processes, this one's share of it.
 
     Raises `EvaluationError` when a stored answer belongs to another prompt, `DataError` when too many videos are
     unreadable.
     """
     _require_same_prompts(questions, answerer, plan, store)
+    clips = [missing for clip in by_clip(questions) if (missing := _missing(clip, plan, store))]
+    clips = clips[plan.process_index :: plan.num_processes]
     num_failed = 0
-    for clip_questions in track(by_clip(questions), "clips"):
-        missing = [
-            (question, mode)
-            for question in clip_questions
-            for mode in plan.modes_of(question)
-            if (question.question_id, mode) not in store.done
-        ]
-        if not missing:
-            continue
-        try:
-            frames = _frames(clip_questions[0], answerer, plan)
-        except VideoError as error:
+    for missing, frames in read_ahead(clips, answerer, plan):
+        if isinstance(frames, VideoError):
             num_failed += len({question.question_id for question, _ in missing})
-            _record_failures(missing, error, store)
-            _require_within_budget(num_failed, len(questions), plan, error)
+            _record_failures(missing, frames, store)
+            _require_within_budget(num_failed, len(questions), plan, frames)
             continue
-        video = answerer.encode(frames)
-        for question, mode in missing:
-            store.add(_answer(question, mode, video, answerer, plan))
+        for prediction in _answers(missing, answerer.encode(frames), answerer, plan):
+            store.add(prediction)
+
+
+Missing = list[tuple[Question, AnswerMode]]
+"""Questions about one clip and how each is still to be answered."""
+
+
+def _missing(clip: Sequence[Question], plan: AnswerPlan, store: PredictionStore) -> Missing:
+    return [
+        (question, mode)
+        for question in clip
+        for mode in plan.modes_of(question)
+        if (question.question_id, mode) not in store.done
+    ]
+
+
+def read_ahead(
+    clips: Sequence[Missing], answerer: Answerer, plan: AnswerPlan
+) -> Iterator[tuple[Missing, NDArray[numpy.uint8] | VideoError]]:
+    """Yields every clip's questions with its frames, or why it cannot be read, in order.
+
+    Threads decode a few clips ahead while the model answers: decoding releases Python's lock.
+    """
+
+    def read(missing: Missing) -> NDArray[numpy.uint8] | VideoError:
+        try:
+            return _frames(missing[0][0], answerer, plan)
+        except VideoError as error:
+            return error
+
+    yield from zip(clips, track(in_order(read, clips, plan.num_workers), "clips", total=len(clips)), strict=True)
 
 
 def answer_first(questions: Sequence[Question], answerer: Answerer, plan: AnswerPlan) -> list[tuple[str, Prediction]]:
     """Returns prompt and answer of the first question in every mode; nothing is written."""
     question = questions[0]
-    video = answerer.encode(_frames(question, answerer, plan))
-    return [
-        (_prompt(question, mode, answerer, plan), _answer(question, mode, video, answerer, plan))
-        for mode in plan.modes_of(question)
-    ]
+    asked = [(question, mode) for mode in plan.modes_of(question)]
+    answers = _answers(asked, answerer.encode(_frames(question, answerer, plan)), answerer, plan)
+    return [(_prompt(question, mode, answerer, plan), answer) for (_, mode), answer in zip(asked, answers, strict=True)]
 
 
 def _frames(question: Question, answerer: Answerer, plan: AnswerPlan) -> NDArray[numpy.uint8]:
+    """Returns the frames [T, H, W, 3] of a question's clip, or what a control run shows in their place."""
     span = Span.of(question, shown_video(question, answerer.view, plan.seed))
     if plan.clip_store is not None:
-        return plan.clip_store.read(span).frames
-    return read_frames(
-        plan.data_root / span.video,
-        span.start_s,
-        span.end_s,
-        answerer.num_frames,
-        frame_rate=span.frame_rate,
-        observation_s=span.observation_s,
-        within=plan.data_root,
-    )
+        frames = plan.clip_store.read(span).frames
+    else:
+        frames = read_frames(
+            plan.data_root / span.video,
+            span.start_s,
+            span.end_s,
+            answerer.num_frames,
+            frame_rate=span.frame_rate,
+            observation_s=span.observation_s,
+            within=plan.data_root,
+        )
+    if plan.blind:
+        return numpy.full_like(frames, GREY)
+    if plan.shuffle_frames:
+        order = list(range(len(frames)))
+        random.Random(f"{plan.seed}/{span.video}/{span.start_s}").shuffle(order)
+        return frames[order]
+    return frames
 
 
 def shown_video(question: Question, view: View, seed: int) -> str:
@@ -138,34 +179,47 @@ def _prompt_hash(prompt: str, options: Sequence[str]) -> str:
     return hash_text(json.dumps([prompt, *options]))
 
 
-def _answer(
-    question: Question, mode: AnswerMode, video: EncodedVideo, answerer: Answerer, plan: AnswerPlan
-) -> Prediction:
+def _answers(
+    asked: Sequence[tuple[Question, AnswerMode]], video: EncodedVideo, answerer: Answerer, plan: AnswerPlan
+) -> Iterator[Prediction]:
+    """Yields the answers to questions about one clip: those that score options together, then those that speak."""
+    scored = [(question, mode) for question, mode in asked if mode != "generate"]
     began = time.perf_counter()
-    prompt = _prompt(question, mode, answerer, plan)
-    output: str | None = None
-    scores: list[float] | None = None
-    if mode == "generate":
+    requests = [_request(question, mode, answerer, plan) for question, mode in scored]
+    all_scores = answerer.score(video, requests) if requests else []
+    seconds = (time.perf_counter() - began) / max(1, len(scored))
+    for (question, scoring_mode), request, scores in zip(scored, requests, all_scores, strict=True):
+        given: dict[str, Any] = {"option_scores": scores, "predicted_index": best_option(scores)}
+        yield _prediction(question, scoring_mode, request.prompt, seconds, given)
+    for question in (question for question, mode in asked if mode == "generate"):
+        began = time.perf_counter()
+        prompt = _prompt(question, "generate", answerer, plan)
         output = answerer.generate(video, prompt)
         chosen = parse_choice(output, question.options).index if question.options else None
-    elif mode == "letter":
-        scores = answerer.score_letters(video, prompt, LETTERS[: len(question.options)])
-        chosen = best_option(scores)
-    else:
-        scores = answerer.score_options(video, prompt, question.options)
-        chosen = best_option(scores)
+        given = {"raw_output": output, "predicted_index": chosen}
+        yield _prediction(question, "generate", prompt, time.perf_counter() - began, given)
+
+
+def _request(question: Question, mode: AnswerMode, answerer: Answerer, plan: AnswerPlan) -> ScoreRequest:
+    prompt = _prompt(question, mode, answerer, plan)
+    if mode == "letter":
+        return ScoreRequest(prompt, tuple(LETTERS[: len(question.options)]), "letters")
+    return ScoreRequest(prompt, tuple(question.options), "options")
+
+
+def _prediction(
+    question: Question, mode: AnswerMode, prompt: str, seconds: float, given: Mapping[str, Any]
+) -> Prediction:
     return Prediction(
         id=question.question_id,
         task=question.task,
         mode=mode,
         prompt_hash=_prompt_hash(prompt, question.options),
-        raw_output=output,
-        option_scores=scores,
-        predicted_index=chosen,
         answer_index=question.answer_index,
         num_options=len(question.options),
         video=question.video,
-        seconds=time.perf_counter() - began,
+        seconds=seconds,
+        **given,
     )
 
 

@@ -13,7 +13,8 @@ import exo2ego
 from eval.answerers.loading import AnswererOptions, load_answerer
 from eval.answerers.protocol import Answerer, PromptForm
 from eval.answering import AnswerPlan, answer_all, answer_first, hash_of_prompts
-from eval.predictions import PredictionStore
+from eval.predictions import PredictionStore, claim, merge_parts
+from eval.processes import join_processes
 from eval.prompts import PROMPTS
 from eval.questions import read_questions
 from eval.report import markdown, write_report
@@ -67,6 +68,12 @@ class EgoBenchConfig(Config):
     """Frames per clip for other models; null: the family's own number. An Exo2Ego model brings its own."""
     max_new_tokens: int = Field(default=32, ge=1)
     """Tokens at most in generate mode."""
+    blind: bool = False
+    """Control: show grey pictures instead of the video, to see how much is answered without looking."""
+    shuffle_frames: bool = False
+    """Control: show the frames of a clip in another order, to see how much is answered without time."""
+    num_workers: int = Field(default=2, ge=0)
+    """Threads that decode clips ahead of the model, in every process."""
     max_failure_rate: float = Field(default=0.01, ge=0, le=1)
     """Share of questions that may be unanswered because their video is unreadable, before the run stops."""
 
@@ -102,6 +109,8 @@ def run_key(
         "prompt": config.prompt,
         "likelihood_prompt": config.likelihood_prompt,
         "open_prompt": config.open_prompt,
+        "blind": config.blind,
+        "shuffle_frames": config.shuffle_frames,
         "prompt_texts": hash_of_prompts(questions, answerer, plan),
         "view": answerer.view,
         "seed": config.seed,
@@ -116,6 +125,7 @@ def evaluate(config: EgoBenchConfig, options: RunOptions) -> int:
     clip_store = _open_store(config)
     if clip_store is None and not config.data_root.is_dir():
         raise DataError(f"data_root {config.data_root} is not a folder; give the one the video paths are relative to")
+    processes = join_processes()
     answerer = _load(config, clip_store)
     plan = AnswerPlan(
         modes=tuple(dict.fromkeys(config.modes)),
@@ -126,6 +136,11 @@ def evaluate(config: EgoBenchConfig, options: RunOptions) -> int:
         seed=config.seed,
         max_failures=int(config.max_failure_rate * len(questions)),
         clip_store=clip_store,
+        blind=config.blind,
+        shuffle_frames=config.shuffle_frames,
+        num_workers=config.num_workers,
+        process_index=processes.index,
+        num_processes=processes.count,
         shows_options=config.form == "chat",
     )
     if options.dry_run:
@@ -134,8 +149,19 @@ def evaluate(config: EgoBenchConfig, options: RunOptions) -> int:
     key = run_key(config, questions, answerer, plan)
     made_by = provenance(config.model_dump(mode="json"), config.seed, {str(p): hash_file(p) for p in config.questions})
     folder = config.output if options.resume in (None, "auto") else Path(options.resume)
-    with PredictionStore(folder, key, made_by, questions) as store:
-        answer_all(questions, answerer, plan, store)
+    if processes.count == 1:
+        with PredictionStore(folder, key, made_by, questions) as store:
+            answer_all(questions, answerer, plan, store)
+    else:
+        if processes.index == 0:
+            claim(folder, key, made_by, questions)
+        processes.wait()
+        with PredictionStore(folder, key, made_by, part=processes.index) as store:
+            answer_all(questions, answerer, plan, store)
+        processes.wait()
+        if processes.index > 0:
+            return 0
+        merge_parts(folder)
     console.print(markdown(write_report(folder)), markup=False)
     return 0
 

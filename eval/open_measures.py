@@ -33,9 +33,7 @@ def open_measures(folder: Path, questions: Mapping[str, Question]) -> dict[str, 
             videos = [video for _, video in found]
             is_share = key in ("is_correct", "exact_match")
             interval = (clustered_interval if is_share else clustered_mean_interval)(values, videos)
-            measures.setdefault(task, []).append(
-                Measure(name, sum(values) / len(values), interval, None, len(values))
-            )
+            measures.setdefault(task, []).append(Measure(name, sum(values) / len(values), interval, None, len(values)))
     return measures
 
 

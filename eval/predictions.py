@@ -38,19 +38,29 @@ class PredictionStore:
     """Appends predictions to a folder that belongs to one run key; a rerun with the same key continues.
 
     A folder that holds another run is moved aside, and said so: predictions of two runs are never mixed, nor lost.
-    Raises `EvaluationError` when a folder holds predictions that belong to no run.
+    Several processes write a part each, which `merge_parts` puts together; the first of them claims the folder before
+    the others open it. Raises `EvaluationError` when a folder holds predictions that belong to no run.
     """
 
     def __init__(
-        self, folder: Path, key: Mapping[str, Any], provenance: Mapping[str, Any], questions: Sequence[Question] = ()
+        self,
+        folder: Path,
+        key: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+        questions: Sequence[Question] = (),
+        *,
+        part: int | None = None,
     ) -> None:
         self.folder = folder
-        _claim(folder, dict(key), provenance, questions)
+        if part is None:
+            claim(folder, key, provenance, questions)
+        suffix = "" if part is None else f".part-{part}"
         # opening first removes a half-written last line
-        self._predictions = JsonlAppender(folder / PREDICTIONS_FILE)
+        self._predictions = JsonlAppender(folder / f"{PREDICTIONS_FILE}{suffix}")
         self.done = {(row.question_id, row.mode): row for row in read_predictions(folder)}
-        (folder / FAILURES_FILE).unlink(missing_ok=True)  # failed questions are tried again in every run
-        self._failures = JsonlAppender(folder / FAILURES_FILE)
+        # failed questions are tried again in every run
+        (folder / f"{FAILURES_FILE}{suffix}").unlink(missing_ok=True)
+        self._failures = JsonlAppender(folder / f"{FAILURES_FILE}{suffix}")
 
     def __enter__(self) -> PredictionStore:
         return self
@@ -67,6 +77,36 @@ class PredictionStore:
     def fail(self, failure: Failure) -> None:
         """Records one question that cannot be answered."""
         self._failures.append(failure.to_row())
+
+
+def claim(folder: Path, key: Mapping[str, Any], provenance: Mapping[str, Any], questions: Sequence[Question]) -> None:
+    """Makes the folder this run's: it is new, holds the same run, or what it holds is moved aside."""
+    _claim(folder, dict(key), provenance, questions)
+    for name in (PREDICTIONS_FILE, FAILURES_FILE):
+        JsonlAppender(folder / name).close()  # makes it, or cuts off a line that a kill left half-written
+    merge_parts(folder)
+
+
+def merge_parts(folder: Path) -> None:
+    """Puts the parts of several processes behind what is there, in the order of their numbers, and removes them.
+
+    A kill in between loses nothing: a row that stands in both is taken once.
+    """
+    _merge(folder, PREDICTIONS_FILE, Prediction)
+    _merge(folder, FAILURES_FILE, Failure)
+
+
+def _merge(folder: Path, name: str, record: type[Prediction] | type[Failure]) -> None:
+    parts = sorted(folder.glob(f"{name}.part-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    if not parts:
+        return
+    files = [folder / name, *parts]
+    for path in parts:
+        JsonlAppender(path).close()
+    rows = {(row.question_id, row.mode): row for path in files for row in _read(path, record)}
+    write_jsonl(folder / name, (row.to_row() for row in rows.values()))
+    for path in parts:
+        path.unlink()
 
 
 def _claim(folder: Path, key: dict[str, Any], provenance: Mapping[str, Any], questions: Sequence[Question]) -> None:

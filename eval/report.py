@@ -1,96 +1,83 @@
-"""Writes the results of a run from its predictions; `python -m eval.report FOLDER` writes the same bytes again."""
+"""Writes results.json, results.csv, results.md, results.tex and report.html from the output folders of evaluations.
+
+Scoring the same files again writes the same bytes. With several folders the first is the one to look at, the others
+(another stage, a baseline, a blind or shuffled control) stand beside it.
+"""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.predictions import read_asked, read_failures, read_predictions
-from eval.scoring import TaskScore, score
+from eval.examples import FrameReader, choose_examples
+from eval.report_page import render_page
+from eval.report_text import csv_text, latex, markdown, markdown_document
+from eval.results import Results, make_results
+from eval.run_folder import read_run
 from exo2ego.command_line import run_safely
 from exo2ego.console import console
-from exo2ego.data.prompting import LETTERS
-from exo2ego.intervals import Interval
+from exo2ego.errors import ConfigError, DataError
 from exo2ego.storage import write_json, write_text
 
-HEADER = ("task", "mode", "questions", "videos", "accuracy", "95 % interval", "chance", "unparsed", "unreadable")
-NOTES = """\
-Accuracy, interval and chance are in percent. The interval is clustered by video (see `exo2ego/intervals.py`). An answer
-that names no single option is wrong and counted as unparsed. Questions about unreadable videos are not scored.
-"""
+EXAMPLES_PER_TASK = 12
+FILES = ("results.json", "results.csv", "results.md", "results.tex", "report.html")
+
+__all__ = ["markdown", "write_report"]
 
 
-def write_report(folder: Path) -> list[TaskScore]:
-    """Scores the predictions in `folder` and writes `results.json` and `results.md` there."""
-    scores = score(read_predictions(folder), read_failures(folder), read_asked(folder))
-    write_json(folder / "results.json", {"results": [dataclasses.asdict(row) for row in scores]})
-    write_text(folder / "results.md", markdown(scores))
-    return scores
-
-
-def markdown(scores: Sequence[TaskScore]) -> str:
-    """Renders scores as a Markdown document: accuracies, then how often each position is true and predicted."""
-    accuracies = [_accuracy_cells(row) for row in scores]
-    positions = [
-        (row.task, row.mode, name, *(str(count) for count in counts))
-        for row in scores
-        for name, counts in (("truth", row.truth_positions), ("prediction", row.predicted_positions))
-    ]
-    most = max((len(row.truth_positions) for row in scores), default=0)
-    return "\n".join(
-        (
-            "# Results",
-            "",
-            *_table(HEADER, accuracies),
-            "",
-            NOTES,
-            "## Positions",
-            "",
-            *_table(("task", "mode", "", *LETTERS[:most]), positions),
-            "",
-        )
-    )
-
-
-def _accuracy_cells(row: TaskScore) -> tuple[str, ...]:
-    return (
-        row.task,
-        row.mode,
-        str(row.num_scored) + (f" (+{row.num_unlabelled} unlabelled)" if row.num_unlabelled else ""),
-        str(row.num_videos),
-        _percent(row.accuracy),
-        _interval(row.interval),
-        _percent(row.chance),
-        str(row.num_unparsed),
-        str(row.num_failed),
-    )
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}"
-
-
-def _interval(interval: Interval | None) -> str:
-    return "–" if interval is None else f"{100 * interval.low:.1f}–{100 * interval.high:.1f}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [header, ["---"] * len(header), *([*row, *[""] * (len(header) - len(row))] for row in rows)]
-    return ["| " + " | ".join(line) + " |" for line in lines]
+def write_report(
+    folders: Path | Sequence[Path],
+    out: Path | None = None,
+    names: Sequence[str] | None = None,
+    data_root: Path | None = None,
+    examples_per_task: int = EXAMPLES_PER_TASK,
+) -> Results:
+    """Scores output folders and writes the files to `out`, by default into the only folder."""
+    paths = [folders] if isinstance(folders, Path) else list(folders)
+    if out is None and len(paths) > 1:
+        raise ConfigError("several folders: give --out DIR, where their common report goes")
+    if data_root is not None and not data_root.is_dir():
+        raise DataError(f"--data-root {data_root}: no such folder")
+    read = [read_run(path) for path in paths]
+    results = make_results(read, names)
+    examples = choose_examples(read, results.runs, examples_per_task, FrameReader(data_root))
+    page = render_page(results, examples, examples_per_task)
+    texts = (csv_text(results), markdown_document(results), latex(results), page)
+    target = out or paths[0]
+    write_json(target / FILES[0], results.to_json())
+    for name, text in zip(FILES[1:], texts, strict=True):
+        write_text(target / name, text)
+    return results
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `python -m eval.report`."""
-    parser = argparse.ArgumentParser(prog="python -m eval.report", description=__doc__)
-    parser.add_argument("folder", type=Path, help="output folder of `python -m eval.egobench`")
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="output of `python -m eval.egobench`")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: the only folder)")
+    parser.add_argument("--names", metavar="A,B", help="names of the runs, in order (default: of their models)")
+    parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the videos: shows frames in the page")
+    parser.add_argument(
+        "--examples",
+        type=int,
+        default=EXAMPLES_PER_TASK,
+        metavar="N",
+        help=f"questions of each task in the page, at most (default {EXAMPLES_PER_TASK})",
+    )
     parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
     arguments = parser.parse_args(argv)
 
     def act() -> None:
-        console.print(markdown(write_report(arguments.folder)), markup=False)
+        names = arguments.names.split(",") if arguments.names is not None else None
+        if arguments.examples < 0:
+            raise ConfigError(f"--examples {arguments.examples}: expected 0 or more")
+        results = write_report(arguments.folders, arguments.out, names, arguments.data_root, arguments.examples)
+        console.print(markdown(results), markup=False)
+        console.print(f"written to {arguments.out or arguments.folders[0]}: {', '.join(FILES)}", markup=False)
 
     return run_safely(act, arguments.debug)
 

@@ -23,17 +23,17 @@ TRANSPOSED = (13, 15)
 """Tables that the paper prints with one column per method."""
 NOTES = (
     "Numbers are in percent, the judge's score is from 0 to 5. The interval is the 95 % interval clustered by video. "
-    "An answer that names no single option is wrong and counted as unparsed. Questions about unreadable videos, without "
-    "a public label or not yet answered are not scored.",
+    "An answer that names no single option is wrong and counted as unparsed. Questions about unreadable videos, "
+    "without a public label or not yet answered are not scored.",
 )
 RANKED_NOTE = (
     f"mAP and nDCG of Charades-Ego and EK-100 MIR are over the few options of a question: with five options chance is "
-    f"{100 * chance_of(5).average_precision:.1f} (mAP) and {100 * chance_of(5).ndcg:.1f} (nDCG). Never compare them with "
-    "numbers over the full gallery (‡), for which there are `python -m eval.charades` and `python -m eval.mir`."
+    f"{100 * chance_of(5).average_precision:.1f} (mAP) and {100 * chance_of(5).ndcg:.1f} (nDCG). Never compare them "
+    "with numbers over the full gallery (‡), for which there are `python -m eval.charades` and `python -m eval.mir`."
 )
 OURS_NOTE = (
-    "Rows of this evaluation are in bold, with the 95 % interval; the paper's numbers have none. They compare only as far "
-    "as the questions are the same: the paper's question files are not public."
+    "Rows of this evaluation are in bold, with the 95 % interval; the paper's numbers have none. They compare only as "
+    "far as the questions are the same: the paper's question files are not public."
 )
 
 
@@ -84,12 +84,17 @@ def count_text(count: int, total: int) -> str:
     return f"{count:,} ({100 * count / total:.1f} %)" if count and total else f"{count:,}"
 
 
+def parsed_counts(score: TaskScore) -> str:
+    """Returns how many answers name no single option, and their share of the answers."""
+    return count_text(score.num_unparsed, score.num_questions - score.num_failed - score.num_unanswered)
+
+
 def all_tables(results: Results) -> list[Table]:
     """Returns the tables of a report in their order."""
     ours = [
         result_table(results),
         *([average_table(results)] if any(run.averages for run in results.runs) else []),
-        *(paper_table(table, results) for table in paper_tables().tables if _is_touched(table, results)),
+        *shown_paper_tables(results),
         position_table(results),
     ]
     return ours + [table for table in (calibration_table(results), slice_table(results)) if table.rows]
@@ -111,7 +116,7 @@ def result_table(results: Results) -> Table:
 def _measure_rows(score: TaskScore) -> list[tuple[str, ...]]:
     left = (score.task, score.mode)
     right = (
-        count_text(score.num_unparsed, score.num_questions - score.num_failed - score.num_unanswered),
+        parsed_counts(score),
         f"{score.num_failed:,}",
         f"{score.num_unlabelled:,}",
         f"{score.num_unanswered:,}",
@@ -156,8 +161,8 @@ def average_table(results: Results) -> Table:
             value = paper_average({task: found / 100 for task, found in table.numbers(row).items()})
             rows.append(Row((f"{row.method} (paper, Table {number})", ABSENT, percent(value), ABSENT, ABSENT, "")))
     notes = (
-        "The mean of ten numbers (EgoTaskQA and EgoMCQ count twice, QAEgo4D open and nDCG not at all): it gives the 55.6 "
-        "that the paper prints as its average. The paper's other averages are computed here from its rows.",
+        "The mean of ten numbers (EgoTaskQA and EgoMCQ count twice, QAEgo4D open and nDCG not at all): it gives the "
+        "55.6 that the paper prints as its average. The paper's other averages are computed here from its rows.",
     )
     header = ("run", "mode", "average", "95 % interval", "chance", "missing")
     return Table("The paper's average", header, rows, notes)
@@ -168,9 +173,14 @@ def _average_cells(average: Average) -> tuple[str, ...]:
     return percent(average.value), interval_text(average.interval), percent(average.chance), missing
 
 
-def _is_touched(table: PaperTable, results: Results) -> bool:
+def shown_paper_tables(results: Results) -> list[Table]:
+    """Returns those of the paper's tables of which some run has a number."""
     tasks = {score.task for run in results.runs for score in run.scores if score.measures}
-    return any(column.split()[0] in tasks for column in table.columns)
+    return [
+        paper_table(table, results)
+        for table in paper_tables().tables
+        if any(column.split()[0] in tasks for column in table.columns)
+    ]
 
 
 def paper_table(table: PaperTable, results: Results) -> Table:
@@ -199,7 +209,9 @@ def paper_table(table: PaperTable, results: Results) -> Table:
             group = row.group
             rows.append(Row((group,), "group"))
         rows.append(Row((row.method, *(getattr(row, name) for _, name in conditions), *_printed(row))))
-    rows += [Row((row.method, *(getattr(row, name) for _, name in conditions), *row.values), kind) for row, kind in ours]
+    rows += [
+        Row((row.method, *(getattr(row, name) for _, name in conditions), *row.values), kind) for row, kind in ours
+    ]
     return Table(title, ("method", *(head for head, _ in conditions), *table.headings), rows, notes)
 
 
@@ -216,9 +228,7 @@ def _transposed(
         for head, name in (("encoder", "encoder"), ("language model", "language_model"), ("frames", "frames"))
         if any(getattr(row, name) for row in table.rows)
     ]
-    rows += [
-        Row((heading, *(_printed(row)[place] for row in columns))) for place, heading in enumerate(table.headings)
-    ]
+    rows += [Row((heading, *(_printed(row)[place] for row in columns))) for place, heading in enumerate(table.headings)]
     bold = range(1 + len(table.rows), 1 + len(columns))
     return Table(title, ("", *(row.method for row in columns)), rows, notes, tuple(bold))
 

@@ -6,9 +6,25 @@ import csv
 import io
 from collections.abc import Sequence
 
-from eval.report_tables import Row, Table, all_tables, average_table, paper_table, result_table
-from eval.results import Results
 from eval.paper_tables import paper_tables
+from eval.report_tables import (
+    Row,
+    Table,
+    all_tables,
+    average_table,
+    interval_text,
+    measure_interval_text,
+    paper_table,
+    percent,
+    result_table,
+    value_text,
+)
+from eval.results import Results
+
+CSV_HEADER = (
+    *("run", "task", "mode", "measure", "value", "interval_95", "chance", "questions", "videos", "unparsed"),
+    *("unreadable", "unlabelled", "unanswered"),
+)
 
 _LATEX = str.maketrans(
     {
@@ -26,9 +42,19 @@ _LATEX = str.maketrans(
 
 
 def markdown(results: Results) -> str:
-    """Renders all tables, after what is to be known of the runs."""
+    """Renders what the console shows: what is to be known of the runs, every measure, the average."""
+    has_average = any(average.value is not None for run in results.runs for average in run.averages)
+    return _document(results, [result_table(results), *([average_table(results)] if has_average else [])])
+
+
+def markdown_document(results: Results) -> str:
+    """Renders all tables."""
+    return _document(results, all_tables(results))
+
+
+def _document(results: Results, tables: Sequence[Table]) -> str:
     lines = ["# Results", "", *_about(results)]
-    for table in all_tables(results):
+    for table in tables:
         heading = [] if table.title == "Results" else [f"## {table.title}", ""]
         lines += [*heading, *_markdown_table(table), "", *(note for line in table.notes for note in (line, ""))]
     return "\n".join(lines)
@@ -70,8 +96,12 @@ def latex(results: Results) -> str:
 
 def _latex_table(table: Table) -> str:
     width = len(table.header)
-    lines = [rf"\multicolumn{{{width}}}{{l}}{{\textit{{{_latex(row.cells[0])}}}}} \\" if row.kind == "group"
-             else _latex_row(_padded_plain(row, width), row.kind == "ours", table.bold_columns) for row in table.rows]
+    lines = [
+        rf"\multicolumn{{{width}}}{{l}}{{\textit{{{_latex(row.cells[0])}}}}} \\"
+        if row.kind == "group"
+        else _latex_row([*row.cells, *[""] * (width - len(row.cells))], row.kind == "ours", table.bold_columns)
+        for row in table.rows
+    ]
     return "\n".join(
         (
             r"\begin{table}",
@@ -88,10 +118,6 @@ def _latex_table(table: Table) -> str:
     )
 
 
-def _padded_plain(row: Row, width: int) -> list[str]:
-    return [*row.cells, *[""] * (width - len(row.cells))]
-
-
 def _latex_row(cells: Sequence[str], is_bold: bool = False, bold_columns: Sequence[int] = ()) -> str:
     texts = [
         rf"\textbf{{{_latex(cell)}}}" if cell and (is_bold or place in bold_columns) else _latex(cell)
@@ -105,21 +131,17 @@ def _latex(text: str) -> str:
 
 
 def csv_text(results: Results) -> str:
-    """Renders the measures, one row each, and the averages, in the digits of the other formats."""
-    found = result_table(Results(results.runs))
-    header = list(found.header) if len(results.runs) > 1 else ["run", *found.header]
-    rows = [list(row.cells) if len(results.runs) > 1 else [results.runs[0].title, *row.cells] for row in found.rows]
-    place = {name: number for number, name in enumerate(header)}
-    for run in results.runs:
-        for average in run.averages:
-            if average.value is None:
-                continue
-            line = [""] * len(header)
-            cells = dict(zip(("95 % interval",), ("",), strict=True))
-            line[place["run"]], line[place["task"]], line[place["mode"]] = run.title, "average", average.mode
-            rows.append(line)
+    """Renders one row per measure and average, in the digits of the other formats (percent; the judge's score of 5)."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerow(CSV_HEADER)
+    for run in results.runs:
+        for score in run.scores:
+            counts = (score.num_videos, score.num_unparsed, score.num_failed, score.num_unlabelled)
+            for one in score.measures:
+                row = (run.title, score.task, score.mode, one.name, value_text(one), measure_interval_text(one))
+                writer.writerow((*row, percent(one.chance), one.count, *counts, score.num_unanswered))
+        for average in run.averages:
+            row = (run.title, "average", average.mode, "average", percent(average.value))
+            writer.writerow((*row, interval_text(average.interval), percent(average.chance), *[""] * 6))
     return stream.getvalue()

@@ -136,6 +136,7 @@ def _identity(folder: RunFolder) -> dict[str, Any]:
     made_by = folder.description.get("provenance", {})
     hashes = sorted(f"{row.question_id} {row.mode} {row.prompt_hash}" for row in folder.predictions)
     return {
+        "model": folder.description.get("model"),
         "settings": folder.key,
         "config": {key: _without_place(value) for key, value in folder.config.items() if key not in PLACES},
         "code": made_by.get("code"),
@@ -169,9 +170,10 @@ def _warnings(folder: RunFolder, scores: Sequence[TaskScore]) -> list[str]:
     for row in scores:
         if row.num_unanswered:
             answered = row.num_questions - row.num_unanswered
-            found.append(f"unfinished: {row.task} ({row.mode}) has {answered:,} of {row.num_questions:,} questions done")
-    done = {row.task for row in scores}
-    waiting = sorted({question.task for question in folder.questions.values()} - done)
+            found.append(
+                f"unfinished: {row.task} ({row.mode}) has {answered:,} of {row.num_questions:,} questions done"
+            )
+    waiting = sorted({question.task for question in folder.questions.values()} - {row.task for row in scores})
     if waiting:
         found.append(f"unfinished: no answers yet to {', '.join(waiting)}")
     return found
@@ -201,9 +203,7 @@ def _parts(folder: RunFolder, mode: AnswerMode) -> list[tuple[list[float], list[
     parts = []
     for task in AVERAGED:
         scored = [
-            row
-            for row in folder.predictions
-            if row.task == task and row.mode == mode and row.answer_index is not None
+            row for row in folder.predictions if row.task == task and row.mode == mode and row.answer_index is not None
         ]
         parts.append((printed_values(task, scored), [row.video for row in scored]))
     return parts

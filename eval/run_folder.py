@@ -1,4 +1,4 @@
-"""The output folder of an evaluation as it is found: complete, unfinished, cut off, or of a run without its run.json."""
+"""The output folder of an evaluation as it is found: complete, unfinished, cut off, or without its run.json."""
 
 from __future__ import annotations
 

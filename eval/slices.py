@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -104,8 +105,7 @@ def _join_rare(values: dict[str, list[Prediction]]) -> None:
 
 def _ordered(dimension: str, values: Mapping[str, Sequence[Prediction]]) -> list[str]:
     if dimension == "clip length":
-        names = [clip_length_name for clip_length_name in _length_names() if clip_length_name in values]
-        return names
+        return [name for name in _length_names() if name in values]
     if dimension == "number of options":
         return sorted(values, key=int)
     if dimension.startswith("position"):
@@ -114,9 +114,8 @@ def _ordered(dimension: str, values: Mapping[str, Sequence[Prediction]]) -> list
 
 
 def _length_names() -> list[str]:
-    bounds = LENGTH_BOUNDS_S
-    between = [f"{low} to {high} s" for low, high in zip(bounds, bounds[1:], strict=False)]
-    return [f"under {bounds[0]} s", *between, f"{bounds[-1]} s and more", "whole video"]
+    between = [f"{low} to {high} s" for low, high in itertools.pairwise(LENGTH_BOUNDS_S)]
+    return [f"under {LENGTH_BOUNDS_S[0]} s", *between, f"{LENGTH_BOUNDS_S[-1]} s and more", "whole video"]
 
 
 def _slice(dimension: str, value: str, rows: Sequence[Prediction]) -> Slice:

@@ -11,20 +11,20 @@ import numpy
 import pytest
 from numpy.typing import NDArray
 
-from eval.answerers.protocol import Answerer
+from eval.answerers.protocol import Answerer, ScoreRequest
 from eval.answering import AnswerPlan, answer_all, shown_video
-from eval.predictions import PredictionStore
+from eval.predictions import PredictionStore, claim, merge_parts, read_predictions
 from eval.prompts import PROMPTS
 from eval.report import write_report
 from eval.scoring import TaskScore
 from exo2ego.errors import EvaluationError
 from exo2ego.model.options import View
-from exo2ego.records import Question
+from exo2ego.records import AnswerMode, Question
 from tests.eval.evaluation_setup import NUM_TAKES, question_row, write_video
 from tests.eval.tiny_model import NARRATIONS
 
 QUESTIONS = [Question.model_validate(row) for row in map(question_row, range(15))]
-MODES = ("likelihood", "letter", "generate")
+MODES: tuple[AnswerMode, ...] = ("likelihood", "letter", "generate")
 
 
 @dataclass
@@ -44,14 +44,13 @@ class Stub:
         assert frames.shape == (2, 48, 48, 3)
         return None
 
-    def score_options(self, video: Any, prompt: str, options: Sequence[str]) -> list[float]:
-        assert "Options" not in prompt
-        return self.scores
-
-    def score_letters(self, video: Any, prompt: str, letters: Sequence[str]) -> list[float]:
-        assert "".join(letters) == "ABCDE"
-        assert "(E) C pushes the white plate" in prompt
-        return self.scores
+    def score(self, video: Any, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+        for request in requests:
+            assert ("Options" in request.prompt) == (request.kind == "letters")
+            if request.kind == "letters":
+                assert "".join(request.texts) == "ABCDE"
+                assert "(E) C pushes the white plate" in request.prompt
+        return [self.scores for _ in requests]
 
     def generate(self, video: Any, prompt: str) -> str:
         return self.text
@@ -65,8 +64,17 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def evaluate(answerer: Answerer, videos: Path, output: Path) -> dict[str, TaskScore]:
-    plan = AnswerPlan(MODES, PROMPTS["first_person@1"], PROMPTS["question_only@1"], videos, seed=0, max_failures=0)
+def evaluate(answerer: Answerer, videos: Path, output: Path, **controls: Any) -> dict[str, TaskScore]:
+    plan = AnswerPlan(
+        modes=MODES,
+        choice_prompt=PROMPTS["first_person@1"],
+        likelihood_prompt=PROMPTS["question_only@1"],
+        open_prompt=PROMPTS["short_answer@1"],
+        data_root=videos,
+        seed=0,
+        max_failures=0,
+        **controls,
+    )
     with PredictionStore(output, {"model": answerer.identity}, {}) as store:
         answer_all(QUESTIONS, answerer, plan, store)
     return {row.mode: row for row in write_report(output)}
@@ -95,3 +103,76 @@ def test_all_questions_about_a_clip_share_an_exo_video() -> None:
     assert len(set(shown["exo"])) == NUM_TAKES
     other_seeds = {shown_video(QUESTIONS[0], "exo", seed) for seed in range(20)}
     assert other_seeds == {"take0/cam01.mp4", "take0/cam02.mp4"}
+
+
+@dataclass
+class Looking(Stub):
+    """Keeps what it was shown."""
+
+    def __post_init__(self) -> None:
+        self.shown: list[NDArray[numpy.uint8]] = []
+
+    def encode(self, frames: NDArray[numpy.uint8]) -> Any:
+        self.shown.append(frames)
+        return None
+
+
+def test_controls_show_nothing_or_another_order(videos: Path, tmp_path: Path) -> None:
+    seeing, blind, shuffled = (Looking([-1.0, -2.0, -3.0, -4.0, -5.0], num_frames=2) for _ in range(3))
+    evaluate(seeing, videos, tmp_path / "seeing")
+    evaluate(blind, videos, tmp_path / "blind", blind=True)
+    evaluate(shuffled, videos, tmp_path / "shuffled", shuffle_frames=True)
+    assert len(seeing.shown) == NUM_TAKES
+    assert all((frames == 128).all() and frames.shape == (2, 48, 48, 3) for frames in blind.shown)
+    orders = [
+        [[(frame == own).all() for own in seen].index(True) for frame in frames]
+        for frames, seen in zip(shuffled.shown, seeing.shown, strict=True)
+    ]
+    assert {tuple(order) for order in orders} <= {(0, 1), (1, 0)}
+    again = Looking([-1.0, -2.0, -3.0, -4.0, -5.0])
+    evaluate(again, videos, tmp_path / "again", shuffle_frames=True)
+    assert all((one == other).all() for one, other in zip(again.shown, shuffled.shown, strict=True))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 5])
+def test_clips_come_in_order_however_many_are_read_ahead(videos: Path, tmp_path: Path, num_workers: int) -> None:
+    looking = Looking([-1.0, -2.0, -3.0, -4.0, -5.0])
+    evaluate(looking, videos, tmp_path / str(num_workers), num_workers=num_workers)
+    rows = [row.question_id for row in read_predictions(tmp_path / str(num_workers))]
+    assert rows[: len(MODES) * 5 : len(MODES)] != []
+    evaluate(Looking([-1.0] * 5), videos, tmp_path / "plain", num_workers=0)
+    assert rows == [row.question_id for row in read_predictions(tmp_path / "plain")]
+
+
+def test_processes_share_the_clips_and_their_parts_become_one_file(videos: Path, tmp_path: Path) -> None:
+    scores = [-1.0, -2.0, -3.0, -4.0, -5.0]
+    alone = evaluate(Stub(scores), videos, tmp_path / "alone")
+    folder = tmp_path / "shared"
+    claim(folder, {"model": "stub"}, {}, QUESTIONS)
+    for index in range(2):
+        share = AnswerPlan(
+            modes=MODES,
+            choice_prompt=PROMPTS["first_person@1"],
+            likelihood_prompt=PROMPTS["question_only@1"],
+            open_prompt=PROMPTS["short_answer@1"],
+            data_root=videos,
+            seed=0,
+            max_failures=0,
+            process_index=index,
+            num_processes=2,
+        )
+        with PredictionStore(folder, {"model": "stub"}, {}, part=index) as store:
+            answer_all(QUESTIONS, Stub(scores), share, store)
+    with (folder / "predictions.jsonl.part-1").open("a", encoding="utf-8") as stream:
+        stream.write('{"id": "inter/take0/7", "ta')  # a kill in the middle of a line
+    merge_parts(folder)
+    assert not list(folder.glob("*.part-*"))
+    assert {row.mode: row for row in write_report(folder)} == alone
+    merge_parts(folder)  # nothing left to do
+    rows = read_predictions(folder)
+    assert len(rows) == len(QUESTIONS) * len(MODES)
+    # other processes go on where these were stopped, before the parts were put together
+    with PredictionStore(folder, {"model": "stub"}, {}, part=0) as store:
+        answer_all(QUESTIONS, Stub([-9.0] * 5), share, store)
+    claim(folder, {"model": "stub"}, {}, QUESTIONS)
+    assert read_predictions(folder) == rows

@@ -1,0 +1,205 @@
+"""Questions to look at: the most confident mistakes of each task, and some right answers, with frames."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.calibration import confidence_of, option_probabilities
+from eval.prompts import PROMPTS, choice_turn, open_turn
+from eval.results import RunResults
+from eval.run_folder import RunFolder
+from exo2ego.data.prompting import LETTERS
+from exo2ego.data.spans import Span
+from exo2ego.errors import VideoError
+from exo2ego.records import AnswerMode, Prediction, Question
+
+PREFERRED: tuple[AnswerMode, ...] = ("likelihood", "letter", "generate")
+"""The first of these that a task was answered in decides which of its questions are shown."""
+SHARE_OF_MISSES = 2 / 3
+LONGEST_SIDE = 200
+JPEG_QUALITY = 60
+LONGEST_OUTPUT_CHARACTERS = 1500
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A small picture inside the page."""
+
+    address: str
+    width: int
+    height: int
+    time: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one run said in one mode."""
+
+    run: str
+    mode: AnswerMode
+    outcome: str
+    """right, wrong, unparsed or unlabelled."""
+    chosen: str
+    confidence: float | None
+    probabilities: list[float]
+    """Of the options; empty for generated text."""
+    scores: list[float]
+    raw_output: str | None
+    prompt: str
+    """The user's turn; the model's own template stands around it."""
+    prompt_hash: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question with every run's answers; the first answer decides where it stands."""
+
+    question: Question
+    answers: list[Answer]
+    frames: list[Frame]
+    fault: str
+    """Why there are no frames."""
+
+    @property
+    def outcome(self) -> str:
+        """Returns the outcome of the first answer."""
+        return self.answers[0].outcome
+
+
+@dataclass(frozen=True)
+class FrameReader:
+    """Reads frames below `data_root`; none without it."""
+
+    data_root: Path | None
+    num_frames: int = 4
+
+    def read(self, question: Question) -> tuple[list[Frame], str]:
+        """Returns small pictures of a question's clip, or the reason why there are none."""
+        if self.data_root is None:
+            return [], "no frames: give --data-root, the folder that the video paths start from"
+        from exo2ego.data.video import read_timed_frames
+
+        span = Span.of(question)
+        try:
+            frames, times_s = read_timed_frames(
+                self.data_root / span.video,
+                span.start_s,
+                span.end_s,
+                self.num_frames,
+                frame_rate=span.frame_rate,
+                observation_s=span.observation_s,
+                within=self.data_root,
+            )
+        except VideoError as error:
+            return [], f"{span.video} cannot be read: {error.reason}"
+        return [_picture(frame, time_s) for frame, time_s in zip(frames, times_s, strict=True)], ""
+
+
+def _picture(frame: Any, time_s: float) -> Frame:
+    from PIL import Image
+
+    picture = Image.fromarray(frame)
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    stream = io.BytesIO()
+    picture.save(stream, format="JPEG", quality=JPEG_QUALITY)
+    address = "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+    return Frame(address, picture.width, picture.height, f"{time_s:.2f} s")
+
+
+def choose_examples(
+    folders: Sequence[RunFolder], runs: Sequence[RunResults], per_task: int, reader: FrameReader
+) -> list[Example]:
+    """Returns at most `per_task` questions of each task of the first run: the worst mistakes first, then right answers.
+
+    Worst is wrong with the highest confidence; of the right answers the least confident come first. Nothing is drawn by
+    chance: the same files give the same page.
+    """
+    first = folders[0]
+    given = [_by_question(folder) for folder in folders]
+    found = []
+    for task in sorted({row.task for row in first.predictions}):
+        rows = [row for row in first.predictions if row.task == task and row.question_id in first.questions]
+        mode = next((mode for mode in PREFERRED if any(row.mode == mode for row in rows)), None)
+        chosen = _choose([row for row in rows if row.mode == mode], per_task)
+        for row in chosen:
+            question = first.questions[row.question_id]
+            answers = [
+                _answer(prediction, question, folder, run.title)
+                for folder, run, predictions in zip(folders, runs, given, strict=True)
+                if folder.questions.get(question.question_id) == question
+                for prediction in _in_order(predictions.get(question.question_id, []), row.mode)
+            ]
+            found.append(Example(question, answers, *reader.read(question)))
+    return found
+
+
+def _choose(rows: Sequence[Prediction], count: int) -> list[Prediction]:
+    def sureness(row: Prediction) -> float:
+        return confidence_of(row) or 0.0
+
+    misses = [row for row in rows if outcome_of(row) in ("wrong", "unparsed")]
+    others = [row for row in rows if outcome_of(row) not in ("wrong", "unparsed")]
+    misses.sort(key=lambda row: (-sureness(row), row.question_id))
+    others.sort(key=lambda row: (outcome_of(row) != "right", sureness(row), row.question_id))
+    num_misses = min(len(misses), max(math.ceil(SHARE_OF_MISSES * count), count - len(others)))
+    return misses[:num_misses] + others[: count - num_misses]
+
+
+def outcome_of(row: Prediction) -> str:
+    """Returns right, wrong, unparsed (no option named), unlabelled (truth not public) or open."""
+    if not row.num_options:
+        return "open"
+    if row.answer_index is None:
+        return "unlabelled"
+    if row.predicted_index is None:
+        return "unparsed"
+    return "right" if row.predicted_index == row.answer_index else "wrong"
+
+
+def _by_question(folder: RunFolder) -> dict[str, list[Prediction]]:
+    found: dict[str, list[Prediction]] = {}
+    for row in folder.predictions:
+        found.setdefault(row.question_id, []).append(row)
+    return found
+
+
+def _in_order(rows: Sequence[Prediction], first_mode: AnswerMode) -> list[Prediction]:
+    return sorted(rows, key=lambda row: (row.mode != first_mode, PREFERRED.index(row.mode)))
+
+
+def _answer(row: Prediction, question: Question, folder: RunFolder, run: str) -> Answer:
+    scores = row.option_scores or []
+    output = row.raw_output
+    if output is not None and len(output) > LONGEST_OUTPUT_CHARACTERS:
+        output = f"{output[:LONGEST_OUTPUT_CHARACTERS]} … ({len(output):,} characters)"
+    return Answer(
+        run=run,
+        mode=row.mode,
+        outcome=outcome_of(row),
+        chosen="–" if row.predicted_index is None else LETTERS[row.predicted_index],
+        confidence=confidence_of(row),
+        probabilities=option_probabilities(scores) if scores else [],
+        scores=scores,
+        raw_output=output,
+        prompt=_prompt(row.mode, question, folder),
+        prompt_hash=row.prompt_hash,
+    )
+
+
+def _prompt(mode: AnswerMode, question: Question, folder: RunFolder) -> str:
+    """Returns the user's turn by the prompt's name in the run's settings; empty where it is not known."""
+    if folder.setting("form") == "plain":
+        return "(none: the option follows the video directly)"
+    key = "open_prompt" if not question.options else "likelihood_prompt" if mode == "likelihood" else "prompt"
+    template = PROMPTS.get(str(folder.setting(key)))
+    if template is None:
+        return ""
+    if not question.options or mode == "likelihood":
+        return open_turn(template, question.question)
+    return choice_turn(template, question.question, question.options)

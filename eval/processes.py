@@ -1,0 +1,38 @@
+"""Several processes of one evaluation, as torchrun or accelerate starts them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from exo2ego.console import console
+
+
+def _alone() -> None:
+    """Waits for nobody."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which process this is, of how many."""
+
+    index: int = 0
+    count: int = 1
+    wait: Callable[[], None] = _alone
+    """Returns when all processes have come so far."""
+
+
+def join_processes() -> Processes:
+    """Joins the other processes of `torchrun -m eval.egobench`; each takes the GPU of its number, the first one talks.
+
+    Alone, as without torchrun, it imports nothing.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes()
+    import torch
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    console.quiet = not state.is_main_process
+    return Processes(state.process_index, state.num_processes, state.wait_for_everyone)
