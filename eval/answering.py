@@ -23,7 +23,7 @@ from exo2ego.console import track
 from exo2ego.data.prompting import LETTERS
 from exo2ego.data.spans import Span
 from exo2ego.data.video import read_frames
-from exo2ego.errors import DataError, EvaluationError, VideoError
+from exo2ego.errors import DataError, EvaluationError, ServiceError, VideoError
 from exo2ego.model.options import View
 from exo2ego.parallel import in_order
 from exo2ego.records import AnswerMode, Prediction, Question
@@ -84,8 +84,17 @@ def answer_all(questions: Sequence[Question], answerer: Answerer, plan: AnswerPl
             _record_failures(missing, frames, store)
             _require_within_budget(num_failed, len(questions), plan, frames)
             continue
-        for prediction in _answers(missing, answerer.encode(frames), answerer, plan):
-            store.add(prediction)
+        answered: set[tuple[str, AnswerMode]] = set()
+        try:
+            for prediction in _answers(missing, answerer.encode(frames), answerer, plan):
+                store.add(prediction)
+                answered.add((prediction.question_id, prediction.mode))
+        except ServiceError as error:  # an endpoint's: the questions after it are worth a try
+            left = [(question, mode) for question, mode in missing if (question.question_id, mode) not in answered]
+            fault = VideoError(str(left[0][0].video), "endpoint", str(error))
+            num_failed += len({question.question_id for question, _ in left})
+            _record_failures(left, fault, store)
+            _require_within_budget(num_failed, len(questions), plan, fault)
 
 
 Missing = list[tuple[Question, AnswerMode]]
@@ -254,7 +263,7 @@ def _record_failures(missing: Sequence[tuple[Question, AnswerMode]], error: Vide
 def _require_within_budget(num_failed: int, num_questions: int, plan: AnswerPlan, last: VideoError) -> None:
     if num_failed > plan.max_failures:
         raise DataError(
-            f"{num_failed} of {num_questions} questions cannot be answered because their video is unreadable, "
+            f"{num_failed} of {num_questions} questions cannot be answered (unreadable video or failing endpoint), "
             f"{plan.max_failures} may; the last: {last}; all are listed in failures.jsonl of the output folder. "
-            "Repair the videos or raise max_failure_rate"
+            "Repair what failed and run again, or raise max_failure_rate"
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, field_validator, model_validator
 
 import exo2ego
-from eval.answerers.loading import AnswererOptions, load_answerer
+from eval.answerers.loading import AnswererOptions, EndpointOptions, load_answerer
 from eval.answerers.protocol import Answerer, PromptForm
 from eval.answering import AnswerPlan, answer_all, answer_first, hash_of_prompts
 from eval.predictions import PredictionStore, claim, merge_parts
@@ -66,6 +66,8 @@ class EgoBenchConfig(Config):
     """Chooses the exo video of each clip when view is exo."""
     num_frames: int | None = Field(default=None, ge=1)
     """Frames per clip for other models; null: the family's own number. An Exo2Ego model brings its own."""
+    endpoint: EndpointOptions = EndpointOptions()
+    """For model=endpoint:NAME: where it is and how it is asked."""
     max_new_tokens: int = Field(default=32, ge=1)
     """Tokens at most in generate mode."""
     blind: bool = False
@@ -178,7 +180,11 @@ def _load(config: EgoBenchConfig, store: ClipStore | None) -> Answerer:
     answerer = load_answerer(
         config.model,
         AnswererOptions(
-            form=config.form, view=config.view, max_new_tokens=config.max_new_tokens, num_frames=config.num_frames
+            form=config.form,
+            view=config.view,
+            max_new_tokens=config.max_new_tokens,
+            num_frames=config.num_frames,
+            endpoint=config.endpoint,
         ),
     )
     if store is not None:

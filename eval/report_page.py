@@ -91,7 +91,7 @@ def render_page(results: Results, examples: Sequence[Example], per_task: int) ->
         parts=slice_table(results),
         positions=position_table(results),
         calibration=calibration,
-        diagrams=_diagrams(results),
+        diagrams=_diagrams(results.runs[0]),
         examples=examples,
         per_task=per_task,
         example_tasks=sorted({example.question.task for example in examples}),
@@ -172,14 +172,13 @@ def _radar_lines(results: Results) -> dict[str, dict[str, float | None]]:
     return dict(list(ours.items())[:MAX_OUR_LINES]) | paper
 
 
-def _diagrams(results: Results) -> list[tuple[str, Any, str]]:
+def _diagrams(run: RunResults) -> list[tuple[str, Any, str]]:
     return [
         (
-            f"{run.title + ', ' if len(results.runs) > 1 else ''}{score.task}, {score.mode}",
+            f"{score.task}, {score.mode}",
             reliability_diagram(found),
             f"ECE {percent(found.error)} (by luck {percent(found.error_by_luck)}), {found.count:,} questions",
         )
-        for run in results.runs
         for score in run.scores
         if (found := score.calibration) is not None
     ]

@@ -229,7 +229,7 @@ def _transposed(
         if any(getattr(row, name) for row in table.rows)
     ]
     rows += [Row((heading, *(_printed(row)[place] for row in columns))) for place, heading in enumerate(table.headings)]
-    bold = range(1 + len(table.rows), 1 + len(columns))
+    bold = [1 + len(table.rows) + place for place, (_, kind) in enumerate(ours) if kind == "ours"]
     return Table(title, ("", *(row.method for row in columns)), rows, notes, tuple(bold))
 
 

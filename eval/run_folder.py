@@ -80,7 +80,7 @@ def _read_predictions(path: Path) -> tuple[list[Prediction], int]:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise DataError(f"{path}: predictions cannot be read: {error.strerror}") from error
-    rows = []
+    rows: list[Prediction] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

@@ -6,6 +6,7 @@ log, error, cache or output holds it.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import email.utils
 import json
@@ -71,10 +72,22 @@ class ServiceOptions(Config):
 
 
 class Prompt(NamedTuple):
-    """What is asked: the system message and the user message."""
+    """What is asked: the system message (left out where it is empty), the user message, and pictures before it."""
 
     system: str
     user: str
+    images: tuple[bytes, ...] = ()
+    """JPEG files."""
+
+    def messages(self) -> list[dict[str, Any]]:
+        """Returns the messages as an OpenAI-compatible endpoint takes them."""
+        content: str | list[dict[str, Any]] = self.user
+        if self.images:
+            urls = (f"data:image/jpeg;base64,{base64.b64encode(image).decode()}" for image in self.images)
+            content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+            content.append({"type": "text", "text": self.user})
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": content}]
 
 
 class Answer(BaseModel):
@@ -199,7 +212,7 @@ class LanguageService:
     def _request(self, prompt: Prompt) -> dict[str, Any]:
         request: dict[str, Any] = {
             "model": self.options.model,
-            "messages": [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}],
+            "messages": prompt.messages(),
             self.options.limit_parameter: self.options.max_answer_tokens,
         }
         if self.options.temperature is not None:

@@ -6,9 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import Field
+
 from eval.answerers.protocol import Answerer, PromptForm
 from exo2ego.errors import EvaluationError
+from exo2ego.language_service import LanguageService, ServiceOptions
 from exo2ego.model.options import View
+
+
+class EndpointOptions(ServiceOptions):
+    """The endpoint of `model=endpoint:NAME`."""
+
+    model: str = ""
+    """Set from model=endpoint:NAME."""
+    max_answer_tokens: int = Field(default=64, ge=1)
+    """Longest answer, in tokens."""
+    temperature: float | None = Field(default=0, ge=0)
+    """Sampling temperature."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +33,8 @@ class AnswererOptions:
     view: View | None
     max_new_tokens: int
     num_frames: int | None
-    """Frames per clip; None: what the model was trained with."""
+    """Frames per clip; None: the family's own number."""
+    endpoint: EndpointOptions
 
 
 Loader = Callable[[str, AnswererOptions], Answerer]
@@ -35,7 +50,20 @@ def _exo2ego(source: str, options: AnswererOptions) -> Answerer:
     )
 
 
-FAMILIES: dict[str, Loader] = {"exo2ego": _exo2ego}
+def _endpoint(source: str, options: AnswererOptions) -> Answerer:
+    from eval.answerers.endpoint import EndpointAnswerer
+
+    _refuse_form_and_view("an endpoint", options)
+    service = LanguageService(options.endpoint.model_copy(update={"model": source}))
+    return EndpointAnswerer(service, options.num_frames)
+
+
+def _refuse_form_and_view(what: str, options: AnswererOptions) -> None:
+    if options.form != "chat" or options.view is not None:
+        raise EvaluationError(f"form and view are for Exo2Ego models; {what} has neither: leave them out")
+
+
+FAMILIES: dict[str, Loader] = {"exo2ego": _exo2ego, "endpoint": _endpoint}
 """By the word before the colon of `model=FAMILY:SOURCE`; without one the model is an Exo2Ego run or export."""
 
 
