@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
 from numpy.typing import NDArray
 
-from eval.answerers.protocol import Answerer, EncodedVideo, ScoreRequest
+from eval.answerers.protocol import Answerer, EncodedVideo, ScoreRequest, TimedEncoder
 from eval.parsing import parse_choice
 from eval.predictions import Failure, PredictionStore
 from eval.prompts import PromptTemplate, choice_turn, open_turn
@@ -22,7 +23,7 @@ from eval.scoring import best_option
 from exo2ego.console import track
 from exo2ego.data.prompting import LETTERS
 from exo2ego.data.spans import Span
-from exo2ego.data.video import read_frames
+from exo2ego.data.video import read_timed_frames
 from exo2ego.errors import DataError, EvaluationError, ServiceError, VideoError
 from exo2ego.model.options import View
 from exo2ego.parallel import in_order
@@ -78,15 +79,15 @@ def answer_all(questions: Sequence[Question], answerer: Answerer, plan: AnswerPl
     clips = [missing for clip in by_clip(questions) if (missing := _missing(clip, plan, store))]
     clips = clips[plan.process_index :: plan.num_processes]
     num_failed = 0
-    for missing, frames in read_ahead(clips, answerer, plan):
-        if isinstance(frames, VideoError):
+    for missing, clip in read_ahead(clips, answerer, plan):
+        if isinstance(clip, VideoError):
             num_failed += len({question.question_id for question, _ in missing})
-            _record_failures(missing, frames, store)
-            _require_within_budget(num_failed, len(questions), plan, frames)
+            _record_failures(missing, clip, store)
+            _require_within_budget(num_failed, len(questions), plan, clip)
             continue
         answered: set[tuple[str, AnswerMode]] = set()
         try:
-            for prediction in _answers(missing, answerer.encode(frames), answerer, plan):
+            for prediction in _answers(missing, _encode(clip, answerer), answerer, plan):
                 store.add(prediction)
                 answered.add((prediction.question_id, prediction.mode))
         except ServiceError as error:  # an endpoint's: the questions after it are worth a try
@@ -95,6 +96,15 @@ def answer_all(questions: Sequence[Question], answerer: Answerer, plan: AnswerPl
             num_failed += len({question.question_id for question, _ in left})
             _record_failures(left, fault, store)
             _require_within_budget(num_failed, len(questions), plan, fault)
+
+
+class TimedFrames(NamedTuple):
+    """What is shown of a clip."""
+
+    frames: NDArray[numpy.uint8]
+    """[T, H, W, 3]"""
+    times_s: list[float]
+    """Of every frame, in seconds from the start of the clip."""
 
 
 Missing = list[tuple[Question, AnswerMode]]
@@ -112,13 +122,13 @@ def _missing(clip: Sequence[Question], plan: AnswerPlan, store: PredictionStore)
 
 def read_ahead(
     clips: Sequence[Missing], answerer: Answerer, plan: AnswerPlan
-) -> Iterator[tuple[Missing, NDArray[numpy.uint8] | VideoError]]:
+) -> Iterator[tuple[Missing, TimedFrames | VideoError]]:
     """Yields every clip's questions with its frames, or why it cannot be read, in order.
 
     Threads decode a few clips ahead while the model answers: decoding releases Python's lock.
     """
 
-    def read(missing: Missing) -> NDArray[numpy.uint8] | VideoError:
+    def read(missing: Missing) -> TimedFrames | VideoError:
         try:
             return _frames(missing[0][0], answerer, plan)
         except VideoError as error:
@@ -131,17 +141,25 @@ def answer_first(questions: Sequence[Question], answerer: Answerer, plan: Answer
     """Returns prompt and answer of the first question in every mode; nothing is written."""
     question = questions[0]
     asked = [(question, mode) for mode in plan.modes_of(question)]
-    answers = _answers(asked, answerer.encode(_frames(question, answerer, plan)), answerer, plan)
+    answers = _answers(asked, _encode(_frames(question, answerer, plan), answerer), answerer, plan)
     return [(_prompt(question, mode, answerer, plan), answer) for (_, mode), answer in zip(asked, answers, strict=True)]
 
 
-def _frames(question: Question, answerer: Answerer, plan: AnswerPlan) -> NDArray[numpy.uint8]:
-    """Returns the frames [T, H, W, 3] of a question's clip, or what a control run shows in their place."""
+def _encode(clip: TimedFrames, answerer: Answerer) -> EncodedVideo:
+    """Encodes a clip, with the times of its frames where the model is told them."""
+    if isinstance(answerer, TimedEncoder):
+        return answerer.encode_timed(clip.frames, clip.times_s)
+    return answerer.encode(clip.frames)
+
+
+def _frames(question: Question, answerer: Answerer, plan: AnswerPlan) -> TimedFrames:
+    """Returns the frames of a question's clip, or what a control run shows in their place."""
     span = Span.of(question, shown_video(question, answerer.view, plan.seed))
     if plan.clip_store is not None:
-        frames = plan.clip_store.read(span).frames
+        stored = plan.clip_store.read(span)
+        frames, times_s = stored.frames, list(stored.timestamps_s)
     else:
-        frames = read_frames(
+        frames, times_s = read_timed_frames(
             plan.data_root / span.video,
             span.start_s,
             span.end_s,
@@ -150,13 +168,14 @@ def _frames(question: Question, answerer: Answerer, plan: AnswerPlan) -> NDArray
             observation_s=span.observation_s,
             within=plan.data_root,
         )
+    times_s = [max(0.0, time_s - (span.start_s or 0.0)) for time_s in times_s]
     if plan.blind:
-        return numpy.full_like(frames, GREY)
+        return TimedFrames(numpy.full_like(frames, GREY), times_s)
     if plan.shuffle_frames:
         order = list(range(len(frames)))
         random.Random(f"{plan.seed}/{span.video}/{span.start_s}").shuffle(order)
-        return frames[order]
-    return frames
+        return TimedFrames(frames[order], times_s)
+    return TimedFrames(frames, times_s)
 
 
 def shown_video(question: Question, view: View, seed: int) -> str:
@@ -198,6 +217,11 @@ def _answers(
     all_scores = answerer.score(video, requests) if requests else []
     seconds = (time.perf_counter() - began) / max(1, len(scored))
     for (question, scoring_mode), request, scores in zip(scored, requests, all_scores, strict=True):
+        if not all(map(math.isfinite, scores)):
+            raise EvaluationError(
+                f"question {question.question_id} ({scoring_mode}): option scores are not finite: {scores}; "
+                "the model's weights or input are damaged"
+            )
         given: dict[str, Any] = {"option_scores": scores, "predicted_index": best_option(scores)}
         yield _prediction(question, scoring_mode, request.prompt, seconds, given)
     for question in (question for question, mode in asked if mode == "generate"):

@@ -1,11 +1,10 @@
-"""The drawings of a report as inline SVG: the same results give the same bytes."""
+"""The drawings of a report as inline SVG, names escaped: the same results give the same bytes."""
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Mapping, Sequence
-
-from markupsafe import Markup, escape
 
 from eval.calibration import Calibration
 from eval.measures import Measure
@@ -17,7 +16,7 @@ NUM_COLOURS = 8
 """Classes `line0` … of the page's style sheet."""
 
 
-def radar_chart(lines: Mapping[str, Mapping[str, float | None]]) -> Markup:
+def radar_chart(lines: Mapping[str, Mapping[str, float | None]]) -> str:
     """Draws Figure 1: fractions by axis, one line per name; every axis runs from 0 in the middle to 1.
 
     An axis without a value breaks the line: it is drawn as dots.
@@ -28,14 +27,16 @@ def radar_chart(lines: Mapping[str, Mapping[str, float | None]]) -> Markup:
         x, y = _polar(place, len(axes), 1.0)
         anchor = "middle" if abs(x) < 1 else "start" if x > 0 else "end"
         parts.append(f'<line class="grid" x1="0" y1="0" x2="{x:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{x * 1.08:.1f}" y="{y * 1.08 + 4:.1f}" text-anchor="{anchor}">{escape(axis)}</text>')
+        parts.append(
+            f'<text x="{x * 1.08:.1f}" y="{y * 1.08 + 4:.1f}" text-anchor="{anchor}">{html.escape(axis)}</text>'
+        )
     parts += [
         f'<text class="scale" x="3" y="{-RADIUS * level / 4 + 11:.1f}">{25 * level}</text>' for level in (1, 2, 3)
     ]
     for number, (name, values) in enumerate(lines.items()):
         parts.append(_radar_line(name, [values[axis] for axis in axes], number % NUM_COLOURS))
     half = RADAR_SIZE / 2
-    return Markup(
+    return (
         f'<svg class="radar" viewBox="{-half - 40:.0f} {-half + 20:.0f} {RADAR_SIZE + 80} {RADAR_SIZE - 40}" '
         f'role="img" aria-label="radar of the axes of Figure 1">{"".join(parts)}</svg>'
     )
@@ -57,10 +58,10 @@ def _radar_line(name: str, values: Sequence[float | None], number: int) -> str:
     if len(corners) == len(values):
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
         dots = f'<polygon class="line{number}" points="{points}"/>{dots}'
-    return f"<g><title>{escape(name)}</title>{dots}</g>"
+    return f"<g><title>{html.escape(name)}</title>{dots}</g>"
 
 
-def reliability_diagram(found: Calibration) -> Markup:
+def reliability_diagram(found: Calibration) -> str:
     """Draws accuracy with its interval over confidence, bin by bin, and the share of answers in each bin below."""
     width = DIAGRAM_SIZE - 2 * MARGIN
 
@@ -94,13 +95,13 @@ def reliability_diagram(found: Calibration) -> Markup:
         f'<text x="-{MARGIN + width / 2:.0f}" y="{MARGIN - 8}" transform="rotate(-90)" text-anchor="middle">'
         "accuracy</text>",
     ]
-    return Markup(
+    return (
         f'<svg class="reliability" viewBox="0 0 {DIAGRAM_SIZE} {DIAGRAM_SIZE}" role="img" '
         f'aria-label="reliability diagram">{"".join(parts)}</svg>'
     )
 
 
-def interval_bar(measure: Measure) -> Markup:
+def interval_bar(measure: Measure) -> str:
     """Draws a value with its interval between 0 and 100, and a tick at chance."""
     middle = BAR_HEIGHT / 2
     parts = [f'<line class="grid" x1="0" y1="{middle}" x2="{BAR_WIDTH}" y2="{middle}"/>']
@@ -111,7 +112,7 @@ def interval_bar(measure: Measure) -> Markup:
         x = BAR_WIDTH * measure.chance
         parts.append(f'<line class="chance" x1="{x:.1f}" y1="1" x2="{x:.1f}" y2="{BAR_HEIGHT - 1}"/>')
     parts.append(f'<circle class="line0" cx="{BAR_WIDTH * measure.value:.1f}" cy="{middle}" r="4"/>')
-    return Markup(
+    return (
         f'<svg class="bar" viewBox="-5 0 {BAR_WIDTH + 10} {BAR_HEIGHT}" role="img" '
         f'aria-label="value, interval and chance">{"".join(parts)}</svg>'
     )

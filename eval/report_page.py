@@ -15,7 +15,6 @@ from eval.measures import Measure
 from eval.paper_tables import paper_tables
 from eval.report_tables import (
     ABSENT,
-    NOTES,
     TRANSPOSED,
     average_table,
     calibration_table,
@@ -23,6 +22,7 @@ from eval.report_tables import (
     parsed_counts,
     percent,
     position_table,
+    result_table,
     shown_paper_tables,
     slice_table,
     title_of,
@@ -82,7 +82,7 @@ def render_page(results: Results, examples: Sequence[Example], per_task: int) ->
         facts=_facts,
         several=len(results.runs) > 1,
         overview=_overview(results),
-        notes=NOTES,
+        notes=result_table(results).notes,
         average=average_table(results) if has_average else None,
         radar=radar_chart(lines) if lines else None,
         radar_names=list(lines),

@@ -102,15 +102,28 @@ def all_tables(results: Results) -> list[Table]:
 
 def result_table(results: Results) -> Table:
     """Returns every measure of every run, task and mode."""
-    header = ("task", "mode", "questions", "videos", "measure", "value", "95 % interval", "chance", "unparsed")
-    header = (*header, "unreadable", "unlabelled", "unanswered")
+    header = (
+        *("task", "mode", "questions", "videos", "measure", "value", "95 % interval", "chance"),
+        *("unparsed", "unreadable", "unlabelled", "unanswered"),
+    )
     rows = [
         Row((*_run_cell(results, run), *cells), "control" if run.controls else "")
         for run in results.runs
         for score in run.scores
         for cells in _measure_rows(score)
     ]
-    return Table("Results", (*_run_head(results), *header), rows, NOTES)
+    return Table("Results", (*_run_head(results), *header), rows, (*NOTES, *_label_notes(results)))
+
+
+def _label_notes(results: Results) -> list[str]:
+    found = {
+        f"{title_of(score.task)}: over the {score.num_scored:,} questions with a public label, of "
+        f"{score.num_scored + score.num_unlabelled:,} answered."
+        for run in results.runs
+        for score in run.scores
+        if score.num_unlabelled
+    }
+    return sorted(found)
 
 
 def _measure_rows(score: TaskScore) -> list[tuple[str, ...]]:

@@ -142,6 +142,6 @@ def csv_text(results: Results) -> str:
                 row = (run.title, score.task, score.mode, one.name, value_text(one), measure_interval_text(one))
                 writer.writerow((*row, percent(one.chance), one.count, *counts, score.num_unanswered))
         for average in run.averages:
-            row = (run.title, "average", average.mode, "average", percent(average.value))
-            writer.writerow((*row, interval_text(average.interval), percent(average.chance), *[""] * 6))
+            shown = (percent(average.value), interval_text(average.interval), percent(average.chance))
+            writer.writerow((run.title, "average", average.mode, "average", *shown, *[""] * 6))
     return stream.getvalue()

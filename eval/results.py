@@ -58,7 +58,7 @@ class RunResults:
     @property
     def title(self) -> str:
         """Returns the name, with what kind of control it is."""
-        return self.name + "".join(f" ({control})" for control in self.controls)
+        return _title(self.name, self.controls)
 
     @property
     def frames(self) -> str:
@@ -95,6 +95,15 @@ def make_results(folders: Sequence[RunFolder], names: Sequence[str] | None = Non
     return Results([_score_run(folder, name) for folder, name in zip(folders, chosen, strict=True)])
 
 
+def titles_of(folders: Sequence[RunFolder]) -> list[str]:
+    """Returns how runs are called: by their models, with what kind of control they are."""
+    return [_title(name, _controls(folder)) for name, folder in zip(_names(folders), folders, strict=True)]
+
+
+def _title(name: str, controls: Sequence[str]) -> str:
+    return name + "".join(f" ({control})" for control in controls if control not in name)
+
+
 def read_results(paths: Sequence[Path], names: Sequence[str] | None = None) -> Results:
     """Reads and scores output folders."""
     return make_results([read_run(path) for path in paths], names)
@@ -108,7 +117,7 @@ def _score_run(folder: RunFolder, name: str) -> RunResults:
     ]
     return RunResults(
         name=name,
-        controls=[word for key, word in CONTROLS.items() if folder.setting(key, False)],
+        controls=_controls(folder),
         identity=_identity(folder),
         warnings=_warnings(folder, scores),
         scores=scores,
@@ -127,6 +136,10 @@ def _names(folders: Sequence[RunFolder]) -> list[str]:
     return [name if repeated[name] == 1 else f"{name} #{place}" for place, name in enumerate(names, 1)]
 
 
+def _controls(folder: RunFolder) -> list[str]:
+    return [word for key, word in CONTROLS.items() if folder.setting(key, False)]
+
+
 def _model_name(folder: RunFolder) -> str:
     model = str(folder.config.get("model", "")).rstrip("/")
     return model.rpartition("/")[2].rpartition(":")[2] or folder.path.resolve().name
@@ -136,7 +149,7 @@ def _identity(folder: RunFolder) -> dict[str, Any]:
     made_by = folder.description.get("provenance", {})
     hashes = sorted(f"{row.question_id} {row.mode} {row.prompt_hash}" for row in folder.predictions)
     return {
-        "model": folder.description.get("model"),
+        "model": made_by.get("model"),
         "settings": folder.key,
         "config": {key: _without_place(value) for key, value in folder.config.items() if key not in PLACES},
         "code": made_by.get("code"),
@@ -151,9 +164,12 @@ def _without_place(value: Any) -> Any:
     """Returns a value of the configuration in which an absolute path is only its last part."""
     if isinstance(value, list):
         return [_without_place(item) for item in value]
-    if isinstance(value, str) and (value.startswith("/") or ":/" in value):
+    if isinstance(value, dict):
+        return {key: _without_place(item) for key, item in value.items()}
+    if isinstance(value, str):
         family, separator, path = value.rpartition(":")
-        return f"{family}{separator}{Path(path).name}"
+        is_path = path.startswith("/") and not path.startswith("//")  # an endpoint's address stays
+        return f"{family}{separator}{Path(path).name}" if is_path else value
     return value
 
 
@@ -164,7 +180,7 @@ def _warnings(folder: RunFolder, scores: Sequence[TaskScore]) -> list[str]:
     if not folder.questions:
         found.append("there is no questions.jsonl: unanswered questions cannot be counted, nor parts of a task scored")
     if folder.num_cut:
-        found.append("the last line of predictions.jsonl is half written and was left out: the run was killed")
+        found.append("the last line of the predictions is half written and was left out: the run was killed")
     if folder.num_strangers:
         found.append(f"{folder.num_strangers:,} predictions are for questions that were not asked; they are left out")
     for row in scores:

@@ -6,14 +6,16 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from eval.predictions import FAILURES_FILE, PREDICTIONS_FILE, RUN_FILE, Failure, read_asked, read_failures
+from eval.predictions import FAILURES_FILE, PREDICTIONS_FILE, RUN_FILE, Failure, read_asked
 from exo2ego.errors import DataError, EvaluationError
 from exo2ego.records import Prediction, Question
 from exo2ego.storage import read_json
+
+AnswerType = TypeVar("AnswerType", Prediction, Failure)
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,9 @@ class RunFolder:
     predictions: list[Prediction]
     """Of questions that were asked, sorted by id and mode."""
     failures: list[Failure]
+    """Of questions that were asked and have no prediction in this mode."""
     num_cut: int
-    """1 where the last line of the predictions is half written, else 0."""
+    """Files whose last line is half written; the line is left out."""
     num_strangers: int
     """Predictions for questions that are not in questions.jsonl; they are left out."""
 
@@ -51,36 +54,56 @@ class RunFolder:
 def read_run(folder: Path) -> RunFolder:
     """Reads a folder; a half-written last line and predictions for unknown questions are counted and left out.
 
-    Raises `DataError` for any other damage and for a question answered twice, `EvaluationError` for a prediction that
-    does not fit its question or holds scores that are not finite.
+    The parts of several processes that were not yet put together are read as well. Raises `DataError` for any other
+    damage and for a question answered twice, `EvaluationError` for a prediction that does not fit its question or holds
+    scores that are not finite.
     """
     if not (folder / PREDICTIONS_FILE).exists():
         raise DataError(f"{folder}: holds no {PREDICTIONS_FILE}; give the output folder of `python -m eval.egobench`")
     questions = read_asked(folder)
-    predictions, num_cut = _read_predictions(folder / PREDICTIONS_FILE)
-    if len({(row.question_id, row.mode) for row in predictions}) < len(predictions):
-        raise DataError(f"{folder / PREDICTIONS_FILE}: a question has two predictions; two runs wrote into this folder")
+    predictions, num_cut = _read_parts(folder, PREDICTIONS_FILE, Prediction)
+    failures, num_cut_failures = _read_parts(folder, FAILURES_FILE, Failure)
+    answered = {(row.question_id, row.mode) for row in predictions}
     known = [row for row in predictions if not questions or row.question_id in questions]
     for row in known:
         _require_fits(row, questions.get(row.question_id), folder)
-    failures = read_failures(folder) if (folder / FAILURES_FILE).exists() else []
     return RunFolder(
         path=folder,
         description=read_json(folder / RUN_FILE, "description of the run") if (folder / RUN_FILE).exists() else {},
         questions=questions,
         predictions=sorted(known, key=lambda row: (row.question_id, row.mode)),
-        failures=[row for row in failures if not questions or row.question_id in questions],
-        num_cut=num_cut,
+        failures=[
+            row
+            for row in failures
+            if (row.question_id, row.mode) not in answered and (not questions or row.question_id in questions)
+        ],
+        num_cut=num_cut + num_cut_failures,
         num_strangers=len(predictions) - len(known),
     )
 
 
-def _read_predictions(path: Path) -> tuple[list[Prediction], int]:
+def _read_parts(folder: Path, name: str, record: type[AnswerType]) -> tuple[list[AnswerType], int]:
+    """Reads a file and the parts that several processes have left; what stands in two files is taken once."""
+    parts: list[Path] = sorted(folder.glob(f"{name}.part-*"), key=lambda part: int(part.name.rpartition("-")[2]))
+    found: dict[tuple[str, str], AnswerType] = {}
+    num_cut = 0
+    for path in (folder / name, *parts):
+        if not path.exists():
+            continue
+        rows, is_cut = _read_rows(path, record)
+        num_cut += is_cut
+        if len({(row.question_id, row.mode) for row in rows}) < len(rows):
+            raise DataError(f"{path}: a question has two predictions; two runs wrote into this folder")
+        found = {(row.question_id, row.mode): row for row in rows} | found
+    return list(found.values()), num_cut
+
+
+def _read_rows(path: Path, record: type[AnswerType]) -> tuple[list[AnswerType], bool]:
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
-        raise DataError(f"{path}: predictions cannot be read: {error.strerror}") from error
-    rows: list[Prediction] = []
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    rows: list[AnswerType] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -88,13 +111,14 @@ def _read_predictions(path: Path) -> tuple[list[Prediction], int]:
             row = json.loads(line)
         except ValueError as error:  # no JSON, or a cut within a character
             if number == len(lines):
-                return rows, 1
+                return rows, True
             raise DataError(f"{path}: line {number} is not valid JSON ({error}); the file was damaged") from error
         try:
-            rows.append(Prediction.model_validate(row))
+            rows.append(record.model_validate(row))
         except ValidationError as error:
-            raise DataError(f"{path}: row {number} is not a Prediction: {error.errors()[0]['msg']}") from error
-    return rows, 0
+            message = f"{path}: row {number} is not a {record.__name__}: {error.errors()[0]['msg']}"
+            raise DataError(message) from error
+    return rows, False
 
 
 def _require_fits(row: Prediction, question: Question | None, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field
@@ -63,7 +64,39 @@ def _refuse_form_and_view(what: str, options: AnswererOptions) -> None:
         raise EvaluationError(f"form and view are for Exo2Ego models; {what} has neither: leave them out")
 
 
-FAMILIES: dict[str, Loader] = {"exo2ego": _exo2ego, "endpoint": _endpoint}
+def _pretrained(family: str, source: str, options: AnswererOptions) -> Answerer:
+    """Loads a family of transformers; `transformers` is the one that the source's config.json names."""
+    from eval.answerers import pretrained_families
+
+    _refuse_form_and_view("a model of transformers", options)
+    answerer_class = pretrained_families.by_name(family) if family != "transformers" else pretrained_families.of(source)
+    return answerer_class.load(source, num_frames=options.num_frames, max_new_tokens=options.max_new_tokens)
+
+
+def _videollama2(source: str, options: AnswererOptions) -> Answerer:
+    from eval.answerers.videollama2 import load_videollama2
+
+    _refuse_form_and_view("VideoLLaMA2", options)
+    return load_videollama2(Path(source), num_frames=options.num_frames, max_new_tokens=options.max_new_tokens)
+
+
+def _open_clip(source: str, options: AnswererOptions) -> Answerer:
+    from eval.answerers.dual_encoder import DualEncoderAnswerer
+    from eval.dual_encoder import load_dual_encoder
+
+    _refuse_form_and_view("a dual encoder", options)
+    return DualEncoderAnswerer(load_dual_encoder(f"open_clip:{source}", options.num_frames))
+
+
+PRETRAINED_FAMILIES = ("qwen_vl", "video_llava", "llava_video", "internvl", "videollama3", "transformers")
+"""Models of transformers by family; `transformers` finds the family itself."""
+FAMILIES: dict[str, Loader] = {
+    "exo2ego": _exo2ego,
+    "endpoint": _endpoint,
+    **{family: partial(_pretrained, family) for family in PRETRAINED_FAMILIES},
+    "videollama2": _videollama2,
+    "open_clip": _open_clip,
+}
 """By the word before the colon of `model=FAMILY:SOURCE`; without one the model is an Exo2Ego run or export."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy
 from numpy.typing import NDArray
@@ -23,8 +23,8 @@ class ScoreRequest:
     prompt: str
     texts: tuple[str, ...]
     kind: Literal["options", "letters"]
-    """options: mean log-probability of a text's tokens and the end token (EgoPlan); letters: log-probability of its
-    first token."""
+    """options: mean log-probability of a text's tokens and the end token (EgoPlan), or of a dual encoder the cosine
+    similarity; letters: log-probability of its first token."""
 
 
 class Answerer(Protocol):
@@ -53,3 +53,11 @@ class Answerer(Protocol):
 
     def generate(self, video: EncodedVideo, prompt: str) -> str:
         """Returns the greedy answer to the prompt."""
+
+
+@runtime_checkable
+class TimedEncoder(Protocol):
+    """An `Answerer` that is also told when the frames of a clip were taken."""
+
+    def encode_timed(self, frames: NDArray[numpy.uint8], times_s: Sequence[float]) -> EncodedVideo:
+        """Encodes the frames [T, H, W, 3] of a clip, taken `times_s` seconds after its start."""

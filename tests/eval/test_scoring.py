@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from eval.predictions import Failure
 from eval.prompts import PROMPTS, choice_turn, open_turn
-from eval.report import markdown
+from eval.report import write_report
 from eval.scoring import best_option, score
 from exo2ego.errors import EvaluationError
 from exo2ego.intervals import clustered_interval
-from exo2ego.records import AnswerMode, Prediction
+from exo2ego.records import AnswerMode, Prediction, Question
+from exo2ego.storage import write_jsonl
 
 
 def prediction(number: int, predicted: int | None, answer: int | None, video: str = "v", **more: object) -> Prediction:
@@ -74,17 +75,31 @@ def test_order_does_not_matter(rows: list[Prediction]) -> None:
     assert score(rows, [], {}) == score(ROWS, [], {})
 
 
-def test_report_as_text() -> None:
-    lines = markdown(score(ROWS, [failure(5)], {})).splitlines()
-    assert lines[2:5] == [
-        "| task | mode | questions | videos | accuracy | 95 % interval | chance | unparsed | unreadable |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| inter | generate | 4 (+1 unlabelled) | 2 | 50.0 | 0.6–99.4 | 27.1 | 1 | 1 |",
+def test_questions_without_answer_are_counted() -> None:
+    asked = {
+        f"q{number}": Question.model_validate(
+            {"id": f"q{number}", "task": task, "source": "s", "video": "v", "question": "?", "options": ["a", "b"]}
+        )
+        for number, task in enumerate(["inter"] * 9 + ["other"] * 3)
+    }
+    (found,) = score(ROWS, [failure(5)], asked)
+    assert (found.num_questions, found.num_unanswered) == (9, 3)
+
+
+def test_report_as_text(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "predictions.jsonl", (row.to_row() for row in ROWS))
+    write_jsonl(tmp_path / "failures.jsonl", [failure(5).to_row()])
+    write_report(tmp_path)
+    lines = (tmp_path / "results.md").read_text(encoding="utf-8").splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("| task |"))
+    assert lines[start : start + 3] == [
+        "| task | mode | questions | videos | measure | value | 95 % interval | chance | unparsed | unreadable "
+        "| unlabelled | unanswered |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| inter | generate | 4 | 2 | accuracy | 50.0 | 0.6–99.4 | 27.1 | 1 (20.0 %) | 1 | 1 | 0 |",
     ]
-    assert lines[-2:] == [
-        "| inter | generate | truth | 0 | 1 | 2 | 1 |",
-        "| inter | generate | prediction | 2 | 1 | 1 | 0 |",
-    ]
+    assert "| inter | generate | truth | 0 | 1 | 2 | 1 |" in lines
+    assert "| inter | generate | prediction | 2 | 1 | 1 | 0 |" in lines
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,62 @@
+"""The same digits in every format, and texts that cannot break a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from eval.report_text import CSV_HEADER, csv_text, latex, markdown_document
+from eval.results import Results, read_results
+from tests.eval.result_folder import question, write_run
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    folder = tmp_path_factory.mktemp("runs")
+    write_run(folder / "a", modes=("likelihood", "generate"), num_questions=10)
+    write_run(folder / "b", num_questions=10, seed=1, shuffle_frames=True)
+    return read_results([folder / "a", folder / "b"], ["50 % & _more_", "b|c"])
+
+
+def test_the_same_digits_everywhere(results: Results) -> None:
+    rows = list(csv.DictReader(io.StringIO(csv_text(results))))
+    assert tuple(rows[0]) == CSV_HEADER
+    markdown, tex = markdown_document(results).replace("\\|", "|"), latex(results)
+    measured = [row for row in rows if row["task"] != "average"]
+    assert len(measured) == 3 * (10 + 2 + 1 + 2 + 2), "three of run and mode; further measures of the ranked tasks"
+    for row in measured:
+        cells = f"{row['task']} | {row['mode']} | {row['questions']} | {row['videos']} | {row['measure']} | "
+        assert f"| {row['run']} | {cells}{row['value']} | {row['interval_95']} |" in markdown
+        tail = f"{row['measure']} & {row['value']} & {row['interval_95'].replace('–', '--')} &".replace("_", r"\_")
+        assert tail in tex
+    averages = [row for row in rows if row["task"] == "average"]
+    assert len(averages) == 3
+    for row in averages[:2]:
+        assert f"| **{row['value']}** | **{row['interval_95']}** |" in markdown
+
+
+def test_latex_escapes_and_balances(results: Results) -> None:
+    text = latex(results)
+    assert r"50 \% \& \_more\_" in text
+    body = re.sub(r"\\.", "", text.split("\n", 1)[1])
+    assert not set("%#_$~^") & set(body.replace("$", ""))
+    for table in text.split(r"\begin{tabular}")[1:]:
+        width = len(table[: table.index("\n")].strip("{}"))
+        lines = [line for line in table.splitlines() if line.endswith(r" \\") and "multicolumn" not in line]
+        assert {len(re.findall(r"(?<!\\) & ", f" {line}")) + 1 for line in lines} == {width}
+
+
+def test_markdown_rows_have_the_width_of_their_table(results: Results) -> None:
+    for block in markdown_document(results).split("\n\n"):
+        lines = [line for line in block.splitlines() if line.startswith("|")]
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) <= 1, block[:200]
+
+
+def test_partial_labels_are_told(tmp_path: Path) -> None:
+    asked = [question("egoschema", n, **({"answer_index": None} if n % 2 else {})) for n in range(10)]
+    text = markdown_document(read_results([write_run(tmp_path, questions=asked)]))
+    assert "EgoSchema: over the 5 questions with a public label, of 10 answered." in text
