@@ -24,7 +24,7 @@ from exo2ego.model.weights import load_exactly, read_tensors
 from exo2ego.storage import read_json
 
 DEFAULT_NUM_FRAMES = 4
-"""As EgoVLP and LaViLa show a clip for retrieval and EgoMCQ (from their code; image CLIP itself has no number)."""
+"""As EgoHOD shows a clip for retrieval (EgoVideo's T = 4); a CLIP of pictures has no number of its own."""
 TEXTS_PER_BATCH = 256
 OWN_CONFIG = "open_clip_config.json"
 """What a release says of itself, beside its weights."""

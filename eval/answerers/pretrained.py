@@ -183,19 +183,19 @@ class PretrainedAnswerer:
                 f"pixels cannot be prepared: {error}; set another num_frames"
             ) from error
         inputs = {
-            name: torch.as_tensor(value).to(self.model.device)
+            name: torch.as_tensor(value).to(self.model.device, self.model.dtype if name.startswith("pixel") else None)
             for name, value in features.items()
             if name not in ("video_metadata", "token_type_ids")
         }
-        self._require_room(inputs["input_ids"].shape[1], len(video.frames))
+        self._require_room(inputs["input_ids"].shape[1] + self.max_new_tokens, video)
         return inputs
 
-    def _require_room(self, num_tokens: int, num_frames: int) -> None:
+    def _require_room(self, num_tokens: int, video: ReadVideo) -> None:
         room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if room is not None and num_tokens + self.max_new_tokens > room:
+        if room is not None and num_tokens > room:
             raise EvaluationError(
-                f"{self.family}: a prompt with {num_frames} frames has {num_tokens} tokens and an answer up to "
-                f"{self.max_new_tokens}; the model takes {room}: set a smaller num_frames"
+                f"{self.family}: {len(video.frames)} frames with a question and its answer are {num_tokens} tokens; "
+                f"the model takes {room}: set a smaller num_frames"
             )
 
     def _score(self, video: ReadVideo, request: ScoreRequest) -> list[float]:
@@ -208,6 +208,7 @@ class PretrainedAnswerer:
                 )
         inputs = self._inputs(video, request.prompt)
         ids = inputs["input_ids"][0].tolist()
+        self._require_room(len(ids) + max(map(len, continuations)), video)
         end = len(ids) - ids[::-1].index(self.video_token_id)
         if video.prefix != ids[:end]:
             self._read(video, inputs, end)

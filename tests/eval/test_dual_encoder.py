@@ -116,7 +116,7 @@ def test_a_checkpoint_of_open_clips_own_training_is_read_without_running_code(ch
         def __reduce__(self) -> tuple[object, tuple[str, ...]]:
             return (Path.touch, (proof,))  # type: ignore[return-value]
 
-    (tmp_path / "evil.pt").write_bytes(pickle.dumps(RunsOnLoad()))
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps(RunsOnLoad(), protocol=2))
     with pytest.raises(CheckpointError, match="code in a file is never run"):
         load(f"open_clip:{ARCHITECTURE}@{tmp_path / 'evil.pt'}")
     assert not proof.exists()

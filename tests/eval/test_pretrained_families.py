@@ -147,6 +147,22 @@ def test_models_that_read_times_are_told_them(folders: dict[str, Path]) -> None:
     assert "Time 0.2s:" in answerer.processor.tokenizer.decode(prompts), "VideoLLaMA3 rounds to a tenth of a second"
 
 
+@pytest.mark.parametrize("name", BUILDERS)
+def test_half_precision_as_releases_have_it(folders: dict[str, Path], tmp_path: Path, name: str) -> None:
+    family, builder = BUILDERS[name]
+    full = load(f"{family}:{folders[name]}")
+    full.model.to(torch.bfloat16).save_pretrained(builder(tmp_path))
+    answerer = load(f"{family}:{tmp_path}")
+    assert answerer.model.dtype == torch.bfloat16
+    request = ScoreRequest(answerer.render("Which description?"), tuple(NARRATIONS), "options")
+    scores, exact = (
+        model.score(model.encode_timed(clip(0), TIMES_S), [request])[0]
+        for model in (answerer, load(f"{family}:{folders[name]}"))
+    )
+    assert scores == pytest.approx(exact, abs=0.2), "8 bits of mantissa through two small towers"
+    assert isinstance(answerer.generate(answerer.encode(clip(0)), request.prompt), str)
+
+
 def test_times_become_the_mean_frame_rate() -> None:
     assert clip_metadata(clip(0), TIMES_S).sampled_fps == pytest.approx(4)
     assert clip_metadata(clip(0)[:1], [3.0]).sampled_fps == pytest.approx(1)

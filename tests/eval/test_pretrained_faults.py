@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from eval import egobench
 from eval.answerers.loading import AnswererOptions, EndpointOptions, load_answerer
 from eval.answerers.pretrained import PretrainedAnswerer
+from eval.answerers.protocol import ScoreRequest
 from eval.answerers.video_llava import VideoLlavaAnswerer
 from eval.predictions import read_predictions
 from exo2ego.errors import CheckpointError, EvaluationError, Exo2EgoError
@@ -147,8 +149,15 @@ def test_a_number_of_frames_that_a_model_cannot_take(tmp_path: Path) -> None:
     qwen, llava = qwen3_vl(tmp_path / "qwen"), video_llava(tmp_path / "llava")
     with pytest.raises(EvaluationError, match=r"1 frames of 64 x 64 pixels cannot be prepared: .*; set another num"):
         load(f"qwen_vl:{qwen}", num_frames=1)
-    with pytest.raises(EvaluationError, match=r"128 frames has 22\d\d tokens .* takes 2048: set a smaller num"):
+    with pytest.raises(
+        EvaluationError, match=r"128 frames .* are 22\d\d tokens; .* takes 2048: set a smaller num_frames"
+    ):
         load(f"video_llava:{llava}", num_frames=128)
+    answerer = load(f"video_llava:{llava}", num_frames=110)
+    video = answerer.encode(numpy.zeros((110, 48, 64, 3), numpy.uint8))
+    request = ScoreRequest(answerer.render("Which?"), ("C opens the box " * 40, "C pours"), "options")
+    with pytest.raises(EvaluationError, match="the model takes 2048: set a smaller num_frames"):
+        answerer.score(video, [request])
 
 
 def run(setup: Path, model: Path, output: Path, *overrides: str) -> int:
