@@ -143,7 +143,7 @@ def _load(config: EgoBenchConfig, store: ClipStore | None) -> Answerer:
         config.model, form=config.form, view=config.view, max_new_tokens=config.max_new_tokens
     )
     if store is not None:
-        store.require_fits(answerer.processor)
+        store.require_fits(answerer.processor.pictures(answerer.view))
     return answerer
 
 

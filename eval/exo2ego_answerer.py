@@ -26,7 +26,7 @@ from exo2ego.model.modeling import Exo2EgoForConditionalGeneration
 from exo2ego.model.options import View
 
 PREPROCESSING = ("num_frames", "image_size", "aspect", "image_mean", "image_std")
-"""The processor's settings that decide what the model sees of a frame."""
+"""The settings that decide what the model sees of a frame."""
 
 
 class Exo2EgoAnswerer:
@@ -63,7 +63,7 @@ class Exo2EgoAnswerer:
     @property
     def identity(self) -> str:
         """Returns the SHA-256 of all weights and of the processor's settings."""
-        preprocessing = [getattr(self.processor, name) for name in PREPROCESSING]
+        preprocessing = [getattr(self.processor.pictures(self.view), name) for name in PREPROCESSING]
         digest = hashlib.sha256(json.dumps(preprocessing).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -82,7 +82,7 @@ class Exo2EgoAnswerer:
     @torch.inference_mode()
     def encode(self, frames: NDArray[numpy.uint8]) -> Tensor:
         """Encodes the frames [T, H, W, 3] of a clip to visual tokens [1, N, D]."""
-        pixels, _ = self.processor.pixels(frames)
+        pixels, _ = self.processor.pixels(frames, view=self.view)
         return self.model.visual_tokens(pixels.unsqueeze(0).to(self.model.device, self.model.dtype), self.view)
 
     @torch.inference_mode()
