@@ -191,7 +191,7 @@ def _load(config: EgoBenchConfig, store: ClipStore | None) -> Answerer:
         processor = getattr(answerer, "processor", None)
         if processor is None:
             raise EvaluationError("clip_store: only an Exo2Ego model reads one; leave it out and give data_root")
-        store.require_fits(processor)
+        store.require_fits(processor.pictures(answerer.view))
     return answerer
 
 

@@ -23,7 +23,8 @@ from exo2ego.command_line import add_flags, given_flags, run_safely
 from exo2ego.config import validate_config
 from exo2ego.console import console, track
 from exo2ego.errors import EvaluationError
-from exo2ego.language_service import LanguageService, Prompt, ServiceOptions, estimate_tokens, token_cost
+from exo2ego.language_prompt import Prompt
+from exo2ego.language_service import LanguageService, ServiceOptions, estimate_tokens, token_cost
 from exo2ego.storage import hash_text, write_json
 
 JUDGEMENTS_FILE = "judgements.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import pickle
@@ -16,12 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from eval.answerers.weights import hash_weights
 from eval.dual_encoder import Embeddings
 from exo2ego.console import console
 from exo2ego.errors import CheckpointError, DataError, EvaluationError
+from exo2ego.model.identity import module_identity
 from exo2ego.model.weights import load_exactly, read_tensors
-from exo2ego.storage import read_json
+from exo2ego.storage import hash_text, read_json
 
 DEFAULT_NUM_FRAMES = 4
 """As EgoHOD shows a clip for retrieval (EgoVideo's T = 4); a CLIP of pictures has no number of its own."""
@@ -69,11 +68,9 @@ class OpenClipEncoder:
 
     @property
     def identity(self) -> str:
-        """Returns the SHA-256 of all weights and of what is done to pictures and texts."""
-        digest = hashlib.sha256(json.dumps(self.preprocessing, sort_keys=True, default=str).encode())
-        digest.update(self.tokenizer(["C opens the box."]).numpy().tobytes())
-        hash_weights(self.model, digest)
-        return digest.hexdigest()
+        """Returns a hash of all weights (`exo2ego/model/identity.py`) and of what is done to pictures and texts."""
+        tokens = self.tokenizer(["C opens the box."]).tolist()
+        return hash_text(json.dumps([self.preprocessing, tokens, module_identity(self.model)], default=str))
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Embeddings:

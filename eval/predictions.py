@@ -58,8 +58,6 @@ class PredictionStore:
         # opening first removes a half-written last line
         self._predictions = JsonlAppender(folder / f"{PREDICTIONS_FILE}{suffix}")
         self.done = {(row.question_id, row.mode): row for row in read_predictions(folder)}
-        # failed questions are tried again in every run
-        (folder / f"{FAILURES_FILE}{suffix}").unlink(missing_ok=True)
         self._failures = JsonlAppender(folder / f"{FAILURES_FILE}{suffix}")
 
     def __enter__(self) -> PredictionStore:
@@ -82,6 +80,8 @@ class PredictionStore:
 def claim(folder: Path, key: Mapping[str, Any], provenance: Mapping[str, Any], questions: Sequence[Question]) -> None:
     """Makes the folder this run's: it is new, holds the same run, or what it holds is moved aside."""
     _claim(folder, dict(key), provenance, questions)
+    for path in folder.glob(f"{FAILURES_FILE}*"):
+        path.unlink()  # failed questions are tried again in every run
     for name in (PREDICTIONS_FILE, FAILURES_FILE):
         JsonlAppender(folder / name).close()  # makes it, or cuts off a line that a kill left half-written
     merge_parts(folder)

@@ -7,6 +7,7 @@ import errno
 import os
 import select
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ def run_safely(action: Callable[[], int | None], debug: bool) -> int:
     except Exo2EgoError as error:
         if debug:
             raise
-        return _report(str(error), error.exit_code)
+        return _leave(_report(str(error), error.exit_code))
     except KeyboardInterrupt:
         error_console.print("interrupted: what was finished is kept; run the same command again to continue")
         return INTERRUPTED
@@ -58,11 +59,31 @@ def run_safely(action: Callable[[], int | None], debug: bool) -> int:
     except OSError as error:
         if debug or error.errno not in MACHINE_FAULTS:
             raise
-        return _report(f"{error.filename or 'while writing'}: {error.strerror}", DataError.exit_code)
+        return _leave(_report(f"{error.filename or 'while writing'}: {error.strerror}", DataError.exit_code))
+    except Exception:
+        if debug or not is_launched():
+            raise
+        traceback.print_exc()
+        return _leave(1)
 
 
 def _report(message: str, exit_code: int) -> int:
-    error_console.print(Text.assemble(("error", "bold red"), " ", message))
+    who = f" in process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}" if is_launched() else ""
+    error_console.print(Text.assemble((f"error{who}", "bold red"), " ", message))
+    return exit_code
+
+
+def is_launched() -> bool:
+    """Whether a launcher (torchrun, deepspeed) started this process as one of several."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _leave(exit_code: int) -> int:
+    """Ends one of several processes at once: an orderly end could wait for the others, which wait for this one."""
+    if is_launched():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
     return exit_code
 
 
@@ -167,6 +188,8 @@ def _parser(module: str, description: str, config_class: type[Config], long_runn
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
     parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
     if long_running:
+        # the deepspeed launcher adds it to every command; LOCAL_RANK in the environment says the same
+        parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
         parser.add_argument("--dry-run", action="store_true", help="build all, do one step, print the plan, exit")
         parser.add_argument(
             "--resume", metavar="auto|DIR", help="continue from the newest checkpoint of the output folder, or from DIR"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from exo2ego.adapter import FOLDER, detach_adapters, load_adapter, merge_adapters, write_adapter
 from exo2ego.data.processor import Exo2EgoProcessor
 from exo2ego.errors import CheckpointError
 from exo2ego.model.configuration import Exo2EgoConfig
@@ -15,6 +15,7 @@ from exo2ego.model.modeling import Exo2EgoForConditionalGeneration
 from exo2ego.model.options import ModelOptions
 from exo2ego.model.parts import ModelParts
 from exo2ego.model.weights import load_pretrained
+from exo2ego.model_card import model_card
 from exo2ego.provenance import FILE_NAME, provenance
 from exo2ego.storage import atomic_path, read_json, write_json
 from exo2ego.train.assembly import assemble, build_processor
@@ -26,7 +27,7 @@ AutoProcessor.register(Exo2EgoConfig, Exo2EgoProcessor, exist_ok=True)
 
 
 def load(path: Path | str) -> tuple[Exo2EgoForConditionalGeneration, Exo2EgoProcessor]:
-    """Loads a run folder, a checkpoint or an exported model in eval mode, on the GPU where there is one.
+    """Loads a run folder, a checkpoint or an export (with its adapter) in eval mode, on the GPU where there is one.
 
     Raises `CheckpointError` when there is none, or it is incomplete or damaged.
     """
@@ -43,8 +44,10 @@ def is_exported(path: Path) -> bool:
 
 
 def _load_exported(path: Path) -> tuple[Exo2EgoForConditionalGeneration, Exo2EgoProcessor]:
-    model = load_pretrained(AutoModelForImageTextToText, str(path))
+    model = load_pretrained(AutoModelForImageTextToText, str(path), part="model")
     assert isinstance(model, Exo2EgoForConditionalGeneration)
+    if (path / FOLDER).is_dir():
+        load_adapter(model, path / FOLDER)
     return model, AutoProcessor.from_pretrained(str(path))
 
 
@@ -57,20 +60,11 @@ def load_checkpoint(checkpoint: Checkpoint) -> tuple[Exo2EgoForConditionalGenera
     return model, build_processor(model, tokenizer, options.aspect)
 
 
-def merge_adapters(model: Exo2EgoForConditionalGeneration) -> int:
-    """Adds the LoRA updates to the weights they adapt and removes the adapters; returns how many there were."""
-    adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
-    for name, module in adapted.items():
-        module.merge()
-        parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, module.base_layer)
-    return len(adapted)
+def export_for_inference(run: Path | str, output_dir: Path | str, *, keep_adapter: bool = False) -> Path:
+    """Writes a run's model without teacher and G as one folder for the Auto classes, with a model card; returns it.
 
-
-def export_for_inference(run: Path | str, output_dir: Path | str) -> Path:
-    """Writes a run's model without teacher and G, adapters merged, as one folder for the Auto classes; returns it.
-
-    Raises `CheckpointError` for a stage 1 run: what it trained is the teacher.
+    LoRA is merged, or with `keep_adapter` left apart in `adapter/`, which peft reads. Raises `CheckpointError` for a
+    stage 1 run, whose trained part is the teacher, and for `keep_adapter` without an adapter.
     """
     checkpoint = find_checkpoint(Path(run))
     model, processor = load_checkpoint(checkpoint)
@@ -78,6 +72,10 @@ def export_for_inference(run: Path | str, output_dir: Path | str) -> Path:
         raise CheckpointError(
             f"{run}: {checkpoint.stage} trains the teacher, which an export leaves out; export a run of stage 2 or 3"
         )
+    lora = ModelParts.model_validate(checkpoint.record["parts"]).lora
+    if keep_adapter and lora is None:
+        raise CheckpointError(f"{run}: {checkpoint.stage} trained no adapter; export it without --adapter")
+    adapter = detach_adapters(model) if keep_adapter else {}
     merge_adapters(model)
     model.model.drop_training_parts()
     model.to(dtype=model.lm_head.weight.dtype)
@@ -87,6 +85,9 @@ def export_for_inference(run: Path | str, output_dir: Path | str) -> Path:
     with atomic_path(target) as folder:
         model.save_pretrained(str(folder))
         processor.save_pretrained(str(folder))
+        if keep_adapter and lora is not None:
+            write_adapter(folder / FOLDER, lora, adapter, model)
+        (folder / "README.md").write_text(model_card(checkpoint, Path(run), has_adapter=keep_adapter), "utf-8")
         write_json(
             folder / FILE_NAME, provenance(trained["config"], trained["seed"], {"checkpoint": checkpoint.identity})
         )

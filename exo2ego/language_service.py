@@ -6,7 +6,6 @@ log, error, cache or output holds it.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import email.utils
 import json
@@ -18,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError
@@ -26,6 +25,7 @@ from pydantic import BaseModel, Field, ValidationError
 from exo2ego.config import Config
 from exo2ego.console import error_console
 from exo2ego.errors import ConfigError, DataError, ServiceError
+from exo2ego.language_prompt import Prompt
 from exo2ego.storage import hash_text, read_json, write_json
 
 if TYPE_CHECKING:
@@ -69,25 +69,6 @@ class ServiceOptions(Config):
     """Price of a million input tokens, for the report."""
     output_price: float | None = Field(default=None, ge=0)
     """Price of a million output tokens, for the report."""
-
-
-class Prompt(NamedTuple):
-    """What is asked: the system message (left out where it is empty), the user message, and pictures before it."""
-
-    system: str
-    user: str
-    images: tuple[bytes, ...] = ()
-    """JPEG files."""
-
-    def messages(self) -> list[dict[str, Any]]:
-        """Returns the messages as an OpenAI-compatible endpoint takes them."""
-        content: str | list[dict[str, Any]] = self.user
-        if self.images:
-            urls = (f"data:image/jpeg;base64,{base64.b64encode(image).decode()}" for image in self.images)
-            content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-            content.append({"type": "text", "text": self.user})
-        system = [{"role": "system", "content": self.system}] if self.system else []
-        return [*system, {"role": "user", "content": content}]
 
 
 class Answer(BaseModel):

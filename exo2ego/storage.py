@@ -155,18 +155,24 @@ def read_jsonl(path: Path, what: str = "JSONL file") -> Iterator[dict[str, Any]]
         raise DataError(f"{path}: {what} cannot be read: {error.strerror}") from error
     with stream:
         for number, line in _numbered_lines(stream, path, what):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{path}: line {number} of the {what} is not valid JSON ({error.msg}); "
-                    "the file may have been cut off while it was written: build it again"
-                ) from error
-            if not isinstance(row, dict):
-                raise DataError(f"{path}: line {number}: expected a JSON object, got {type(row).__name__}")
-            yield row
+            if line.strip():
+                yield parse_row(line, path, number, what)
+
+
+def parse_row(line: str | bytes, path: Path, number: int, what: str) -> dict[str, Any]:
+    """Returns the object in one line of a JSONL file; raises `DataError` naming file, line and fault."""
+    try:
+        row = json.loads(line.decode("utf-8") if isinstance(line, bytes) else line)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: the {what} is not UTF-8 text ({error.reason}); build it again") from error
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}: line {number} of the {what} is not valid JSON ({error.msg}); "
+            "the file may have been cut off while it was written: build it again"
+        ) from error
+    if not isinstance(row, dict):
+        raise DataError(f"{path}: line {number}: expected a JSON object, got {type(row).__name__}")
+    return row
 
 
 def _numbered_lines(stream: TextIO, path: Path, what: str) -> Iterator[tuple[int, str]]:

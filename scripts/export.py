@@ -1,4 +1,4 @@
-"""Exports a trained model as one folder for transformers' Auto classes: no teacher, no G, adapters merged."""
+"""Exports a trained model as one folder for transformers' Auto classes: no teacher, no G, with a model card."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.export", description=__doc__)
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run folder or checkpoint")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the exported model")
+    parser.add_argument("--adapter", action="store_true", help="keep LoRA apart in OUT/adapter instead of merging it")
     parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
     arguments = parser.parse_args()
 
     def export() -> int:
         from exo2ego.inference import export_for_inference
 
-        console.print(f"written: {export_for_inference(arguments.run, arguments.out)}")
+        folder = export_for_inference(arguments.run, arguments.out, keep_adapter=arguments.adapter)
+        console.print(f"written: {folder}", markup=False)
         return 0
 
     return run_safely(export, arguments.debug)

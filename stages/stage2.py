@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from exo2ego.config import Config
 from exo2ego.data.pairing import Pairing
+from exo2ego.errors import ConfigError
 from exo2ego.model.parts import ModelParts
 from exo2ego.train.options import StageConfig
 from exo2ego.train.stage import Stage
@@ -164,18 +165,19 @@ class Stage2(Stage[Stage2Config]):
 
         assert output.exo_features is not None
         assert output.mapped_features is not None
+        assert batch.exo_patch_mask is not None
         kl = self.config.loss.kl
-        num_views, num_frames = output.exo_features.shape[1:3]
-        ego_valid, exo_valid = self._valid_patches(batch, num_frames)
+        num_views = output.exo_features.shape[1]
+        exo, mapped = output.exo_features.flatten(0, 1), output.mapped_features.repeat_interleave(num_views, dim=0)
         per_pair = divergence_loss(
-            output.exo_features.flatten(0, 1),
-            output.mapped_features.repeat_interleave(num_views, dim=0),
+            exo,
+            mapped,
             kind=kl.kind,
             direction=kl.direction,
             temperature=kl.temperature,
             epsilon=kl.epsilon,
-            valid=exo_valid,
-            student_valid=None if ego_valid is None else ego_valid.repeat_interleave(num_views, dim=0),
+            valid=self._valid(batch.exo_patch_mask.flatten(0, 1), exo),
+            student_valid=self._valid(batch.patch_mask.repeat_interleave(num_views, dim=0), mapped),
             detach_teacher=not self.config.train_teacher,
         )
         return Term(_sum_over_clips(per_pair, batch), per="clip", weight=kl.weight)
@@ -188,29 +190,34 @@ class Stage2(Stage[Stage2Config]):
         assert output.ego_features is not None
         assert output.ego_cycle is not None
         assert output.exo_features is not None
+        assert batch.exo_patch_mask is not None
         assert batch.view_weight is not None
         options = self.config.loss.cycle
-        exo = output.exo_features.flatten(0, 1)
-        ego_valid, exo_valid = self._valid_patches(batch, exo.shape[1])
+        ego, exo = output.ego_features, output.exo_features.flatten(0, 1)
         scale = None
         if options.normalize == "teacher_std":
+            if ego.shape[-1] != exo.shape[-1]:
+                raise ConfigError(
+                    f"loss.cycle.normalize=teacher_std divides each channel of x by the teacher's spread, but x has "
+                    f"{ego.shape[-1]} channels and the teacher {exo.shape[-1]}: set normalize=none"
+                )
             scale = exo[batch.view_weight.flatten() > 0].float().std(dim=(0, 1, 2))  # of views that are there
-        forward = cycle_loss(
-            output.ego_features, output.ego_cycle, valid=ego_valid, detach_target=options.detach_target, scale=scale
-        )
+        ego_valid = self._valid(batch.patch_mask, ego)
+        forward = cycle_loss(ego, output.ego_cycle, valid=ego_valid, detach_target=options.detach_target, scale=scale)
         total = (forward * batch.clip_weight).sum()
         if output.exo_cycle is not None:
+            exo_valid = self._valid(batch.exo_patch_mask.flatten(0, 1), exo)
             backward = cycle_loss(exo, output.exo_cycle.flatten(0, 1), valid=exo_valid, scale=scale)
             total = total + _sum_over_clips(backward, batch)
         return Term(total, per="clip", weight=options.weight)
 
-    def _valid_patches(self, batch: Batch, num_frames: int) -> tuple[Tensor | None, Tensor | None]:
-        """Returns the patch masks [B, T, L] and [B*K, T, L], or None where there is no padding to leave out."""
+    def _valid(self, mask: Tensor, features: Tensor) -> Tensor | None:
+        """Returns which places [N, T, L] of features show the video, from a picture's patch mask; None for all."""
         if not self.config.loss.kl.mask_padding or self.config.model.aspect != "pad":
-            return None, None
-        assert batch.exo_patch_mask is not None
-        ego, exo = batch.patch_mask, batch.exo_patch_mask.flatten(0, 1)
-        return ego.unsqueeze(1).expand(-1, num_frames, -1), exo.unsqueeze(1).expand(-1, num_frames, -1)
+            return None
+        from exo2ego.model.geometry import resampled_mask
+
+        return resampled_mask(mask, features.shape[2]).unsqueeze(1).expand(features.shape[:3])
 
 
 def _sum_over_clips(per_pair: Tensor, batch: Batch) -> Tensor:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from exo2ego.config import Config, load_config, parse_yaml, to_yaml, validate_config
+from scripts.ablations.suites import BaseSet, Suite
 from tests.shared_data import REPOSITORY
 
+SCRIPTED: dict[str, type[Config]] = {"ablations": Suite, "bases": BaseSet}
 ROOTS = ("stages", "eval", "data_builders")
 FILES = sorted(path for root in ROOTS for path in (REPOSITORY / root / "configs").rglob("*.yaml"))
 
@@ -18,8 +20,11 @@ def config_class(path: Path) -> type[Config] | None:
     """The class of the command that a file is for.
 
     stages/configs/**/stage2.yaml belongs to `stages.stage2`, eval/configs/*.yaml to `eval.egobench`,
-    data_builders/configs/egoit.yaml to `data_builders.egoit.all`.
+    data_builders/configs/egoit.yaml to `data_builders.egoit.all`; suites of ablations and their base sets to
+    `scripts.ablate`.
     """
+    if path.parent.name in SCRIPTED:
+        return SCRIPTED[path.parent.name]
     root = path.relative_to(REPOSITORY).parts[0]
     module = {"eval": "egobench", "data_builders": f"{path.stem}/all"}.get(root, path.stem)
     if not (REPOSITORY / root / f"{module}.py").exists():

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import exo2ego
+from exo2ego.adapter import merge_adapters
 from exo2ego.errors import CheckpointError, DataError
-from exo2ego.inference import export_for_inference, is_exported, load, merge_adapters
+from exo2ego.inference import export_for_inference, is_exported, load
 from exo2ego.model.building import build_model
 from exo2ego.model.modeling import Exo2EgoForConditionalGeneration
 from exo2ego.model.options import ConnectorOptions

@@ -16,7 +16,8 @@ import pytest
 
 from exo2ego.config import validate_config
 from exo2ego.errors import ConfigError, DataError, Exo2EgoError, ServiceError
-from exo2ego.language_service import LONGEST_BODY_BYTES, LanguageService, Prompt, ServiceOptions, estimate_tokens
+from exo2ego.language_prompt import Prompt
+from exo2ego.language_service import LONGEST_BODY_BYTES, LanguageService, ServiceOptions, estimate_tokens
 from tests.fake_language_server import (
     CANARY,
     Behaviour,

@@ -69,7 +69,7 @@ def run(
     return run_stage(stage, RunOptions(dry_run=dry_run, resume=resume))
 
 
-def in_child(target: Callable[..., None], *arguments: Any, timeout_s: float = 120) -> int:
+def in_child(target: Callable[..., None], *arguments: Any, timeout_s: float = 600) -> int:
     """Runs a module-level function in a fresh process, which a signal may end; returns its exit code, -9 if killed.
 
     The server process that the child is forked from has imported torch already.
@@ -88,6 +88,7 @@ def in_child(target: Callable[..., None], *arguments: Any, timeout_s: float = 12
 def metrics(run_dir: Path) -> list[dict[str, Any]]:
     """Returns what a run logged of every step, without what depends on the clock and the machine."""
     measured = {"samples_per_s", "tokens_per_s", "data_wait_share", "peak_memory_gb", "seconds"}
+    measured |= {"model_tflops_per_s", "mfu"}
     rows = read_jsonl(run_dir / "metrics.jsonl")
     return [{key: value for key, value in row.items() if key not in measured} for row in rows]
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from exo2ego.language_service import Prompt
+from exo2ego.language_prompt import Prompt
 from exo2ego.records import Conversation
 
 SourceName = Literal["egtea", "ssv2", "egotimeqa", "openeqa", "egoexolearn"]

@@ -24,7 +24,8 @@ from exo2ego.config import validate_config
 from exo2ego.console import console
 from exo2ego.data.prompting import normal_form
 from exo2ego.errors import DataError, ServiceError
-from exo2ego.language_service import LanguageService, Prompt, ServiceOptions, estimate_tokens, token_cost
+from exo2ego.language_prompt import Prompt
+from exo2ego.language_service import LanguageService, ServiceOptions, estimate_tokens, token_cost
 from exo2ego.provenance import provenance
 from exo2ego.raw.files import RawFiles
 from exo2ego.records import Conversation

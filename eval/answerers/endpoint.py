@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from eval.answerers.protocol import ScoreRequest
 from exo2ego.errors import EvaluationError
-from exo2ego.language_service import LanguageService, Prompt
+from exo2ego.language_prompt import Prompt
+from exo2ego.language_service import LanguageService
 from exo2ego.model.options import View
 from exo2ego.storage import hash_text
 

@@ -5,7 +5,6 @@ Letters in shapes: N visual tokens, D language model width, S tokens of question
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,11 +22,13 @@ from eval.answerers.token_tree import Segment, tree_inputs
 from exo2ego.data.processor import Exo2EgoProcessor
 from exo2ego.errors import EvaluationError
 from exo2ego.inference import load
+from exo2ego.model.identity import module_identity
 from exo2ego.model.modeling import Exo2EgoForConditionalGeneration
 from exo2ego.model.options import View
+from exo2ego.storage import hash_text
 
 PREPROCESSING = ("num_frames", "image_size", "aspect", "image_mean", "image_std")
-"""The processor's settings that decide what the model sees of a frame."""
+"""The settings that decide what the model sees of a frame."""
 
 LARGEST_TREE_TOKENS = 2048
 """Tokens of questions and options that are read together: bounds the mask and the logits."""
@@ -97,13 +98,9 @@ class Exo2EgoAnswerer:
 
     @property
     def identity(self) -> str:
-        """Returns the SHA-256 of all weights and of the processor's settings."""
-        preprocessing = [getattr(self.processor, name) for name in PREPROCESSING]
-        digest = hashlib.sha256(json.dumps(preprocessing).encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().flatten().contiguous().cpu().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        """Returns a hash of all weights (`exo2ego/model/identity.py`) and of the processor's settings."""
+        pictures = self.processor.pictures(self.view)
+        return hash_text(json.dumps([[getattr(pictures, name) for name in PREPROCESSING], module_identity(self.model)]))
 
     @property
     def num_frames(self) -> int:
@@ -117,7 +114,7 @@ class Exo2EgoAnswerer:
     @torch.inference_mode()
     def encode(self, frames: NDArray[numpy.uint8]) -> ReadVideo:
         """Encodes the frames [T, H, W, 3] of a clip to visual tokens; they are read when the first prompt comes."""
-        pixels, _ = self.processor.pixels(frames)
+        pixels, _ = self.processor.pixels(frames, view=self.view)
         tokens = self.model.visual_tokens(pixels.unsqueeze(0).to(self.model.device, self.model.dtype), self.view)
         return ReadVideo(tokens)
 

@@ -7,11 +7,9 @@ Letters in shapes: S tokens, V vocabulary.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy
@@ -24,15 +22,19 @@ from transformers.cache_utils import Cache
 from transformers.video_utils import VideoMetadata
 
 from eval.answerers.protocol import ScoreRequest
-from eval.answerers.weights import hash_weights
 from exo2ego.errors import CheckpointError, EvaluationError
+from exo2ego.model.identity import module_identity
 from exo2ego.model.options import View
+from exo2ego.model.sources import located, require_whole
 from exo2ego.model.weights import load_pretrained
+from exo2ego.storage import hash_text
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 """What a processor returns per token; everything else is of the video."""
 TICKS_PER_SECOND = 1000
 """A processor takes the times of frames as numbers of frames: milliseconds."""
+SOURCE_KEY = "SOURCE"
+"""What messages call the part of `model=FAMILY:SOURCE` that says where the model is."""
 PROBE_TURN = "What happens?"
 PROBE_SIDE = 64
 """Pixels of the grey pictures on which a processor is tried before any question is asked."""
@@ -75,9 +77,11 @@ class PretrainedAnswerer:
     def load(cls, source: str, *, num_frames: int | None, max_new_tokens: int) -> PretrainedAnswerer:
         """Loads a folder or hub name, on the GPU where there is one; no code of the source is run, no pickle read.
 
-        Raises `CheckpointError` for damaged or incomplete files, `EvaluationError` for a model of another family.
+        Raises `ConfigError` where there is none, `CheckpointError` for damaged or incomplete files, `EvaluationError`
+        for a model of another family.
         """
-        model_type = read_model_type(source)
+        folder = located(source, SOURCE_KEY)
+        model_type = read_model_type(str(folder))
         if model_type not in cls.model_classes:
             raise EvaluationError(
                 f"{source}: its config.json has model_type `{model_type}`; {cls.family} takes "
@@ -89,12 +93,13 @@ class PretrainedAnswerer:
             raise EvaluationError(
                 f"{source}: transformers {transformers.__version__} has no {name}; install a newer one"
             )
-        if Path(source).is_dir() and not any(Path(source).glob("*.safetensors")):
+        if not any(folder.glob("*.safetensors")):
             raise CheckpointError(f"{source}: holds no *.safetensors; weights in pickles are not read: convert them")
-        processor = load_processor(source)
+        require_whole(folder)
+        processor = load_processor(str(folder))
         try:
             model: Any = load_pretrained(
-                model_class, source, dtype="auto", use_safetensors=True, trust_remote_code=False
+                model_class, str(folder), part="model", dtype="auto", use_safetensors=True, trust_remote_code=False
             )
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{source}: the model cannot be built from its config.json: {error}") from error
@@ -103,12 +108,11 @@ class PretrainedAnswerer:
 
     @property
     def identity(self) -> str:
-        """Returns the SHA-256 of all weights and of what the processor does to pictures and prompts."""
+        """Returns a hash of all weights (`exo2ego/model/identity.py`) and of what the processor does."""
         processor = self.processor
         settings = [processor.video_processor.to_dict(), processor.chat_template, processor.tokenizer.get_vocab()]
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-        hash_weights(self.model, digest)
-        return digest.hexdigest()
+        decides = [*settings, module_identity(self.model)]
+        return hash_text(json.dumps(decides, sort_keys=True, default=str))
 
     def render(self, turn: str) -> str:
         """Returns the prompt with the family's own chat template and one placeholder for the video, which is first."""
@@ -292,11 +296,12 @@ def clip_metadata(frames: NDArray[numpy.uint8], times_s: Sequence[float]) -> Vid
 
 
 def read_model_type(source: str) -> str:
-    """Returns `model_type` of a folder's or hub name's config.json; raises `CheckpointError` where there is none."""
-    if not Path(source).is_dir() and (source.startswith((".", "/", "~")) or source.count("/") != 1):
-        raise CheckpointError(f"{source}: no such folder; give a model folder of transformers or a hub name owner/name")
+    """Returns `model_type` of a folder's or hub name's config.json.
+
+    Raises `ConfigError` where there is no model, `CheckpointError` where its config.json is none of transformers.
+    """
     try:
-        config, _ = PretrainedConfig.get_config_dict(source)
+        config, _ = PretrainedConfig.get_config_dict(located(source, SOURCE_KEY, "config"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{source}: no config.json of a model of transformers: {error}") from error
     if "model_type" not in config:

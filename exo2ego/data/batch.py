@@ -26,7 +26,7 @@ class TrainingSample:
     patch_mask: Tensor
     """[L] bool, true where a patch shows the video and not padding."""
     exo_pixels: Tensor | None = None
-    """[K, T, 3, S, S] float32, stage 2 only."""
+    """[K, T, 3, S, S] float32, stage 2 only; S and L are the teacher's, where it is another tower."""
     exo_patch_mask: Tensor | None = None
     """[K, L] bool"""
 

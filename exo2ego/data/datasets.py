@@ -37,14 +37,14 @@ class ClipReader:
     decoder: DecoderName = "pyav"
     store: ClipStore | None = None
 
-    def pixels(self, span: Span) -> tuple[Tensor, Tensor]:
-        """Returns pixels [T, 3, S, S] and patch mask [L].
+    def pixels(self, span: Span, view: View) -> tuple[Tensor, Tensor]:
+        """Returns pixels [T, 3, S, S] and patch mask [L] as the tower of `view` wants them.
 
         Raises `VideoError`, and `DataError` for a span that the store was not made for.
         """
         if self.store is not None:
             clip = self.store.read(span)
-            return self.processor.pixels(clip.frames, clip.source_size)
+            return self.processor.pixels(clip.frames, clip.source_size, view)
         frames = read_frames(
             self.root / span.video,
             span.start_s,
@@ -55,7 +55,7 @@ class ClipReader:
             observation_s=span.observation_s,
             within=self.root,
         )
-        return self.processor.pixels(frames)
+        return self.processor.pixels(frames, view=view)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class ClipSamples(Dataset[TrainingSample | Unreadable]):
         sample_id = f"{clip.clip_id}@{sample.view}" if sample.view >= 0 else clip.clip_id
         video = clip.exo_videos[sample.view] if self.view == "exo" else clip.ego_video
         try:
-            pixels, mask = self.reader.pixels(Span(video, clip.start_s, clip.end_s))
+            pixels, mask = self.reader.pixels(Span(video, clip.start_s, clip.end_s), self.view)
             exo_pixels, exo_mask = self._exo(clip, sample.view) if self.with_exo else (None, None)
         except VideoError as error:
             return Unreadable.from_error(sample_id, error)
@@ -120,7 +120,7 @@ class ClipSamples(Dataset[TrainingSample | Unreadable]):
 
     def _exo(self, clip: Clip, view: int) -> tuple[Tensor, Tensor]:
         chosen = clip.exo_videos if view == ALL_VIEWS else [clip.exo_videos[view]]
-        read = [self.reader.pixels(Span(video, clip.start_s, clip.end_s)) for video in chosen]
+        read = [self.reader.pixels(Span(video, clip.start_s, clip.end_s), "exo") for video in chosen]
         return torch.stack([pixels for pixels, _ in read]), torch.stack([mask for _, mask in read])
 
 
@@ -140,7 +140,7 @@ class ConversationSamples(Dataset[TrainingSample | Unreadable]):
         """Returns the sample, or why it cannot be read."""
         row = self.conversations[sample.index]
         try:
-            pixels, mask = self.reader.pixels(Span.of(row))
+            pixels, mask = self.reader.pixels(Span.of(row), self.encode.view)
         except VideoError as error:
             return Unreadable.from_error(row.conversation_id, error)
         prompt = self.reader.processor.chat_prompt(user_turn(row.instruction, row.question, row.options))
@@ -150,15 +150,20 @@ class ConversationSamples(Dataset[TrainingSample | Unreadable]):
 
 def blank_sample(processor: Exo2EgoProcessor, view: View, *, with_exo: bool) -> TrainingSample:
     """Returns a black clip that keeps a process in step when none of its samples was readable; it carries no loss."""
-    size, patches = processor.image_size, (processor.image_size // processor.patch_size) ** 2
-    pixels = torch.zeros(processor.num_frames, 3, size, size)
-    mask = torch.ones(patches, dtype=torch.bool)
+
+    def black(of_view: View) -> tuple[Tensor, Tensor]:
+        pictures = processor.pictures(of_view)
+        size, patches = pictures.image_size, (pictures.image_size // pictures.patch_size) ** 2
+        return torch.zeros(pictures.num_frames, 3, size, size), torch.ones(patches, dtype=torch.bool)
+
+    pixels, mask = black(view)
+    exo_pixels, exo_mask = black("exo")
     return TrainingSample(
         sample_id="blank",
         prompt_ids=processor.encode_prompt(processor.plain_prompt(), view),
         target_ids=processor.encode_continuation(""),
         pixels=pixels,
         patch_mask=mask,
-        exo_pixels=pixels.unsqueeze(0) if with_exo else None,
-        exo_patch_mask=mask.unsqueeze(0) if with_exo else None,
+        exo_pixels=exo_pixels.unsqueeze(0) if with_exo else None,
+        exo_patch_mask=exo_mask.unsqueeze(0) if with_exo else None,
     )

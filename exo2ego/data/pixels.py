@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,22 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 # SigLIP and SigLIP2: pixels from -1 to 1
 SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)
+PIXEL_STATISTICS = {"clip": (CLIP_MEAN, CLIP_STD), "siglip": (SIGLIP_MEAN, SIGLIP_STD)}
+"""Mean and standard deviation by the names that towers use."""
+
+
+@dataclass
+class PictureSettings:
+    """What a tower wants to see of a clip."""
+
+    num_frames: int
+    image_size: int
+    """Side of the square, pixels."""
+    patch_size: int
+    """Side of a patch, pixels."""
+    aspect: AspectMode
+    image_mean: tuple[float, ...]
+    image_std: tuple[float, ...]
 
 
 def preprocess(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,13 +14,16 @@ from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 
-from exo2ego.data.pixels import CLIP_MEAN, CLIP_STD, AspectMode, preprocess
+from exo2ego.data.pixels import CLIP_MEAN, CLIP_STD, AspectMode, PictureSettings, preprocess
 from exo2ego.errors import DataError
 from exo2ego.model.tokens import VIDEO_TOKEN
 
 
 class Exo2EgoProcessor(ProcessorMixin):
-    """Prepares one clip and its text exactly as in training; saved beside every exported model."""
+    """Prepares one clip and its text exactly as in training; saved beside every exported model.
+
+    `exo_pictures` holds the settings in which a teacher of another architecture differs, None where it does not.
+    """
 
     attributes: ClassVar[list[str]] = ["tokenizer"]
     tokenizer_class = "AutoTokenizer"
@@ -35,6 +39,7 @@ class Exo2EgoProcessor(ProcessorMixin):
         image_mean: tuple[float, ...] = CLIP_MEAN,
         image_std: tuple[float, ...] = CLIP_STD,
         default_view: str = "ego",
+        exo_pictures: dict[str, Any] | None = None,
         chat_template: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -46,6 +51,7 @@ class Exo2EgoProcessor(ProcessorMixin):
         self.image_mean = tuple(image_mean)
         self.image_std = tuple(image_std)
         self.default_view = default_view
+        self.exo_pictures = exo_pictures
         self.video_token_id = tokenizer.convert_tokens_to_ids(VIDEO_TOKEN)
         super().__init__(tokenizer, chat_template=chat_template)
 
@@ -60,32 +66,52 @@ class Exo2EgoProcessor(ProcessorMixin):
         path.write_text(json.dumps({**config, "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2), "utf-8")
         return written
 
-    def pixels(self, frames: NDArray[numpy.uint8], source_size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+    def pictures(self, view: str | None = None) -> PictureSettings:
+        """Returns how the tower of `view` wants its pictures: the teacher's for `exo`, the ego tower's else."""
+        own = PictureSettings(
+            self.num_frames, self.image_size, self.patch_size, self.aspect, self.image_mean, self.image_std
+        )
+        return replace(own, **self.exo_pictures) if view == "exo" and self.exo_pictures else own
+
+    def pixels(
+        self, frames: NDArray[numpy.uint8], source_size: tuple[int, int] | None = None, view: str | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Turns frames [T, H, W, 3] uint8 into pixels [T, 3, S, S] float32 and the patch mask [L] of real picture.
 
         `source_size` is the height and width of the video where the frames come from a clip store.
         """
+        wanted = self.pictures(view)
         pixels, mask = preprocess(
             frames,
-            self.image_size,
-            self.aspect,
-            mean=self.image_mean,
-            std=self.image_std,
-            patch_size=self.patch_size,
+            wanted.image_size,
+            wanted.aspect,
+            mean=wanted.image_mean,
+            std=wanted.image_std,
+            patch_size=wanted.patch_size,
             source_size=source_size,
         )
         return pixels, mask.flatten()
+
+    def drop_exo_view(self) -> None:
+        """Forgets the teacher's view, which an exported model does not have."""
+        self.num_video_tokens.pop("exo", None)
+        self.exo_pictures = None
 
     def plain_prompt(self) -> str:
         """Returns the prompt of narrations: the video alone, the text follows directly (A14)."""
         return VIDEO_TOKEN
 
     def chat_prompt(self, text: str) -> str:
-        """Returns a user turn with the video first (VideoLLaMA2), in the tokenizer's own template or Mistral's."""
+        """Returns a user turn with the video first (VideoLLaMA2), in the tokenizer's own template or Mistral's.
+
+        A model that can think before it answers (Qwen3) is told not to: answers are trained and scored as they stand.
+        """
         content = f"{VIDEO_TOKEN}\n{_without_placeholder(text)}"
         if getattr(self.tokenizer, "chat_template", None):
             turn = [{"role": "user", "content": content}]
-            prompt: str = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+            prompt: str = self.tokenizer.apply_chat_template(
+                turn, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
             return prompt.removeprefix(self.tokenizer.bos_token or "")
         return f"[INST] {content} [/INST]"
 
@@ -112,7 +138,7 @@ class Exo2EgoProcessor(ProcessorMixin):
     def prepare(self, prompt: str, frames: NDArray[numpy.uint8], view: str | None = None) -> dict[str, Tensor]:
         """Returns input_ids [1, S], attention_mask [1, S] and pixel_values_videos [1, T, 3, S, S] of one prompt."""
         ids = torch.tensor([self.encode_prompt(prompt, view)])
-        pixels, _ = self.pixels(frames)
+        pixels, _ = self.pixels(frames, view=view)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values_videos": pixels.unsqueeze(0)}
 
     def __call__(

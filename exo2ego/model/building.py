@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
-    AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
@@ -22,18 +20,19 @@ from transformers import (
 )
 
 from exo2ego.errors import ConfigError
+from exo2ego.model import videollama2
 from exo2ego.model.configuration import Exo2EgoConfig
+from exo2ego.model.identity import module_identity, weights_identity
 from exo2ego.model.modeling import Exo2EgoForConditionalGeneration, PretrainedParts
 from exo2ego.model.options import ModelOptions, PartOptions
 from exo2ego.model.parts import LoraOptions, ModelParts
+from exo2ego.model.published import load_language_model, load_tower, published_config
+from exo2ego.model.sources import located
 from exo2ego.model.tokens import VIDEO_TOKEN
-from exo2ego.model.vision_tower import truncated_config
-from exo2ego.model.weights import connector_weights_of_videollama2, load_exactly, load_pretrained
+from exo2ego.model.vision_tower import sized_config, tower_class
+from exo2ego.model.weights import load_exactly, tell_loaded
 
 VOCABULARY_MULTIPLE = 64
-
-# tensors of a published CLIP or SigLIP that are no part of its vision tower
-BESIDE_TOWER = ("text_model.", "text_projection.", "visual_projection.", "logit_", "head.")
 
 # every linear layer of the language model's blocks, and of nothing else: CLIP has q_proj, k_proj, v_proj too
 LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
@@ -41,10 +40,20 @@ LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|u
 
 def build_tokenizer(options: ModelOptions) -> PreTrainedTokenizerBase:
     """Loads the language model's tokenizer and adds `<video>` and a padding token where they are missing."""
-    source = options.tokenizer or options.language_model.from_pretrained
-    if source is None:
+    part = options.language_model
+    sources = {
+        "model.tokenizer": options.tokenizer,
+        "model.language_model.from_pretrained": part.from_pretrained,
+        "model.language_model.videollama2": part.videollama2,
+    }
+    key, source = next(((key, value) for key, value in sources.items() if value is not None), (None, None))
+    if key is None or source is None:
         raise ConfigError("model.tokenizer: a language model with random weights needs the folder of a tokenizer")
-    tokenizer: PreTrainedTokenizerBase = _read(AutoTokenizer, source, "model.tokenizer")
+    folder = located(source, key, "tokenizer")
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key}: the tokenizer of {source} cannot be read: {error}") from error
     if VIDEO_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_tokens([VIDEO_TOKEN], special_tokens=True)
     if tokenizer.pad_token is None:
@@ -57,29 +66,36 @@ def build_model(
 ) -> Exo2EgoForConditionalGeneration:
     """Builds the model with its base weights; what has no published weights is drawn from `seed`.
 
-    Raises `CheckpointError` when published weights do not fill a part exactly.
+    Prints `loaded n / expected n` of every published part and notes their identity in the configuration
+    (`base_weights`). Raises `CheckpointError` when published weights do not fill a part exactly.
     """
     torch.manual_seed(seed)
     vision_config = part_config(options.vision_tower, vision=True)
     language_model, lm_head = _language_model(options, len(tokenizer))
     config = build_config(options, parts, tokenizer, vision_config, language_model.config)
     pretrained = PretrainedParts(
-        vision_tower=_tower(options.vision_tower, vision_config, options),
+        vision_tower=_tower("vision_tower", options.vision_tower, vision_config, config.vision_feature_layer, options),
         language_model=language_model,
         lm_head=lm_head,
     )
     if parts.teacher:
         teacher = options.teacher_tower or options.vision_tower
-        pretrained.teacher_tower = _tower(teacher, config.teacher_config or vision_config, options)
+        teacher_config = config.teacher_config or vision_config
+        pretrained.teacher_tower = _tower(
+            "teacher_tower", teacher, teacher_config, config.teacher_feature_layer, options
+        )
+    config.base_weights = _identities(options, pretrained)
     model = Exo2EgoForConditionalGeneration(config, pretrained)
     if options.videollama2 is not None:
-        weights = connector_weights_of_videollama2(Path(options.videollama2))
-        for connector in (model.model.connector, model.model.connector_exo):
-            if connector is not None:
-                load_exactly(connector, weights, where=options.videollama2)
+        _start_connectors(model, Path(options.videollama2))
     if parts.lora is not None:
         add_lora(model, parts.lora)
     return model
+
+
+def attention_of(options: ModelOptions) -> str:
+    """Returns the attention kernel, torch's own where none is named: for null, transformers makes no causal mask."""
+    return options.attention or "sdpa"
 
 
 def build_config(
@@ -90,7 +106,9 @@ def build_config(
     text_config: PretrainedConfig,
 ) -> Exo2EgoConfig:
     """Returns the transformers configuration for `options` with the parts of one stage."""
-    teacher = part_config(options.teacher_tower, vision=True) if options.teacher_tower is not None else None
+    teacher = None
+    if options.teacher_tower is not None:
+        teacher = part_config(options.teacher_tower, vision=True, key="model.teacher_tower")
     return Exo2EgoConfig(
         vision_config=vision_config,
         text_config=text_config,
@@ -101,24 +119,27 @@ def build_config(
         fusion_order=options.fusion_order,
         view_embedding=options.view_embedding,
         vision_feature_layer=options.vision_feature_layer,
+        teacher_feature_layer=options.teacher_feature_layer,
         num_frames=options.num_frames,
         video_token_id=tokenizer.convert_tokens_to_ids(VIDEO_TOKEN),
         has_teacher=parts.teacher,
         has_mapper=parts.mapper,
         has_inverse=parts.inverse,
-        attn_implementation=options.attention,
+        attn_implementation=attention_of(options),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
 
 
-def part_config(part: PartOptions, *, vision: bool) -> PretrainedConfig:
-    """Returns the transformers configuration of a tower or language model."""
+def part_config(part: PartOptions, *, vision: bool, key: str | None = None) -> PretrainedConfig:
+    """Returns the transformers configuration of a tower or language model; `key` names the part in messages."""
     if part.architecture is not None:
-        return _architecture_config(**part.architecture)
-    config: PretrainedConfig = _read(AutoConfig, str(part.from_pretrained), "model: from_pretrained")
-    return getattr(config, "vision_config", config) if vision else config
+        config = _architecture_config(**part.architecture)
+    else:
+        key = key or ("model.vision_tower" if vision else "model.language_model")
+        config = published_config(part, key, vision=vision)
+    return sized_config(getattr(config, "vision_config", config), part.image_size) if vision else config
 
 
 def _architecture_config(model_type: str = "", **values: Any) -> PretrainedConfig:
@@ -132,34 +153,23 @@ def _architecture_config(model_type: str = "", **values: Any) -> PretrainedConfi
     return AutoConfig.for_model(model_type, **values)
 
 
-def _tower(part: PartOptions, config: PretrainedConfig, options: ModelOptions) -> PreTrainedModel:
-    truncated = truncated_config(config, options.vision_feature_layer)
-    if part.from_pretrained is None:
-        model: PreTrainedModel = AutoModel.from_config(truncated, attn_implementation=options.attention)
-        return model
-
-    def is_unused(name: str) -> bool:
-        layer = re.search(r"\blayers\.(\d+)\.", name)
-        return name.startswith(BESIDE_TOWER) or (layer is not None and int(layer[1]) >= truncated.num_hidden_layers)
-
-    return load_pretrained(
-        AutoModel,
-        _existing(part.from_pretrained, "model.vision_tower.from_pretrained"),
-        is_unused=is_unused,
-        config=truncated,
-        attn_implementation=options.attention,
-        dtype=torch.float32,
-    )
+def _tower(
+    name: str, part: PartOptions, config: PretrainedConfig, feature_layer: int, options: ModelOptions
+) -> PreTrainedModel:
+    kind = tower_class(config)
+    truncated = kind.truncated(config, feature_layer)
+    if part.architecture is not None:
+        return kind.from_config(truncated, attention_of(options))
+    return load_tower(part, kind, truncated, attention_of(options), key=f"model.{name}")
 
 
 def _language_model(options: ModelOptions, vocabulary_size: int) -> tuple[PreTrainedModel, nn.Linear]:
     part = options.language_model
-    if part.from_pretrained is None:
+    if part.architecture is not None:
         config = part_config(part, vision=False)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation=options.attention)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation=attention_of(options))
     else:
-        source = _existing(part.from_pretrained, "model.language_model.from_pretrained")
-        model = load_pretrained(AutoModelForCausalLM, source, attn_implementation=options.attention, dtype="auto")
+        model = load_language_model(part, attention_of(options))
     _grow_vocabulary(model, vocabulary_size)
     head = model.get_output_embeddings()
     assert isinstance(head, nn.Linear)
@@ -180,26 +190,43 @@ def _grow_vocabulary(model: PreTrainedModel, vocabulary_size: int) -> None:
         layer.weight[old_size:] = 0
 
 
+def _start_connectors(model: Exo2EgoForConditionalGeneration, folder: Path) -> None:
+    """Starts the connectors as VideoLLaMA2's; one for a teacher of another width stays random."""
+    inner = model.model
+    weights = videollama2.connector_weights(folder)
+    alike = inner.exo_geometry.width == inner.ego_geometry.width
+    for name, connector in (("connector", inner.connector), ("connector_exo", inner.connector_exo if alike else None)):
+        if connector is not None:
+            load_exactly(connector, weights, where=str(folder))
+            tell_loaded(name.replace("_", " "), folder, len(weights), len(connector.state_dict()))
+    model.config.base_weights["connector"] = weights_identity(weights)
+
+
+def _identities(options: ModelOptions, pretrained: PretrainedParts) -> dict[str, str]:
+    """Returns the identity of every published part, so that a later stage can tell whether it has the same."""
+    identities = {}
+    if options.language_model.architecture is None:
+        assert pretrained.language_model is not None
+        assert pretrained.lm_head is not None
+        body = pretrained.language_model.state_dict()
+        identities["language_model"] = weights_identity(body | {"lm_head.weight": pretrained.lm_head.weight})
+    teacher = options.teacher_tower or options.vision_tower
+    for name, part, tower in (
+        ("vision_tower", options.vision_tower, pretrained.vision_tower),
+        ("teacher_tower", teacher, pretrained.teacher_tower),
+    ):
+        if tower is not None and part.architecture is None:
+            identities[name] = module_identity(tower)
+    return identities
+
+
 def add_lora(model: Exo2EgoForConditionalGeneration, options: LoraOptions) -> None:
     """Injects adapters into the language model's linear layers; the freeze table decides afterwards what trains."""
-    config = LoraConfig(
+    inject_adapter_in_model(lora_config(options), model)
+
+
+def lora_config(options: LoraOptions) -> LoraConfig:
+    """Returns peft's configuration of the adapters."""
+    return LoraConfig(
         r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=LORA_TARGETS, bias="none"
     )
-    inject_adapter_in_model(config, model)
-
-
-def _read(auto_class: Any, source: str, key: str) -> Any:
-    try:
-        return auto_class.from_pretrained(_existing(source, key))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{key}: {source} cannot be read: {error}") from error
-
-
-def _existing(source: str, key: str) -> str:
-    """Returns `source`; a local path that does not exist is an error, a hub name (`owner/name`) is left to the hub."""
-    folder = Path(source).expanduser()
-    if folder.exists():
-        return str(folder)
-    if source.startswith((".", "/", "~")) or source.count("/") != 1:
-        raise ConfigError(f"{key}: folder {source} does not exist; give a folder or a hub name such as owner/name")
-    return source

@@ -26,11 +26,13 @@ class Exo2EgoConfig(PretrainedConfig):
         fusion_order: str = "ego_first",
         view_embedding: bool = False,
         vision_feature_layer: int = -2,
+        teacher_feature_layer: int | None = None,
         num_frames: int = 16,
         video_token_id: int = 32000,
         has_teacher: bool = False,
         has_mapper: bool = True,
         has_inverse: bool = False,
+        base_weights: dict[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         self.vision_config = _sub_config(vision_config, "clip_vision_model")
@@ -42,11 +44,13 @@ class Exo2EgoConfig(PretrainedConfig):
         self.fusion_order = fusion_order
         self.view_embedding = view_embedding
         self.vision_feature_layer = vision_feature_layer
+        self.teacher_feature_layer = vision_feature_layer if teacher_feature_layer is None else teacher_feature_layer
         self.num_frames = num_frames
         self.video_token_id = video_token_id
         self.has_teacher = has_teacher
         self.has_mapper = has_mapper and self.mapper["kind"] != "none"
         self.has_inverse = has_inverse and self.has_mapper
+        self.base_weights = base_weights or {}
         super().__init__(**kwargs)
 
     @property

@@ -7,10 +7,9 @@ from timm.models.regnet import RegStage
 from torch import Tensor, nn
 
 from exo2ego.errors import ConfigError
+from exo2ego.model.geometry import Grid
 from exo2ego.model.recomputation import Recomputing
-
-Grid = tuple[int, int, int]
-"""Time steps, rows, columns of a token grid."""
+from exo2ego.model.registry import CONNECTORS, named
 
 
 class Connector(Recomputing):
@@ -100,9 +99,32 @@ class FrameAverageConnector(Connector):
         return self.run([self.readout], features.mean(dim=1))
 
 
+def stc(in_channels: int, out_channels: int, depth: int) -> Connector:
+    """Returns the connector of VideoLLaMA2-7B-16F."""
+    return SpatialTemporalConnector(in_channels, out_channels, depth=depth, padding=1, pooling=False)
+
+
+def stc_v35(in_channels: int, out_channels: int, depth: int) -> Connector:
+    """Returns the connector of VideoLLaMA2.1, which pads nothing."""
+    return SpatialTemporalConnector(in_channels, out_channels, depth=depth, padding=0, pooling=False)
+
+
+def stp(in_channels: int, out_channels: int, depth: int) -> Connector:
+    """Returns the connector that averages 2x2x2 neighbours."""
+    return SpatialTemporalConnector(in_channels, out_channels, depth=depth, padding=0, pooling=True)
+
+
+def mlp(in_channels: int, out_channels: int, depth: int) -> Connector:
+    """Returns VideoLLaMA2's `mlp2x_gelu`."""
+    return FrameAverageConnector(in_channels, out_channels, hidden=True)
+
+
+def linear(in_channels: int, out_channels: int, depth: int) -> Connector:
+    """Returns VideoLLaMA2's `linear`."""
+    return FrameAverageConnector(in_channels, out_channels, hidden=False)
+
+
 def build_connector(kind: str, in_channels: int, out_channels: int, depth: int) -> Connector:
     """Returns the connector named `kind` (see `ConnectorOptions.kind`)."""
-    if kind in ("mlp", "linear"):
-        return FrameAverageConnector(in_channels, out_channels, hidden=kind == "mlp")
-    padding = 1 if kind == "stc" else 0
-    return SpatialTemporalConnector(in_channels, out_channels, depth=depth, padding=padding, pooling=kind == "stp")
+    connector: Connector = named(CONNECTORS, kind)(in_channels, out_channels, depth)
+    return connector

@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from exo2ego.errors import ConfigError
 from exo2ego.model.configuration import Exo2EgoConfig
-from exo2ego.model.connector import Connector, Grid
+from exo2ego.model.connector import Connector
+from exo2ego.model.geometry import Grid
 from exo2ego.model.options import JOINED_BEFORE_CONNECTOR
 
 
@@ -35,13 +37,24 @@ class Fusion(nn.Module):
         if self.view_embedding is not None:
             nn.init.zeros_(self.view_embedding)
 
-    def num_tokens(self, connector: Connector, feature_grid: Grid, both: bool) -> int:
-        """Returns the number of tokens per clip for one branch or `both`."""
+    def require_grids(self, own: Grid, mapped: Grid) -> None:
+        """Raises `ConfigError` where features or tokens of different grids would have to be joined one by one."""
+        if self.kind == "token_concat" or own == mapped:
+            return
+        raise ConfigError(
+            f"model.fusion={self.kind} joins x and F(x) place by place, but x stands on a grid of {own} and F(x) on "
+            f"one of {mapped} (steps, rows, columns): set fusion=token_concat, or give both towers the same grid"
+        )
+
+    def num_tokens(self, connector: Connector, feature_grid: Grid, both: bool, mapped_tokens: int | None = None) -> int:
+        """Returns the number of tokens per clip for one branch or `both`; F(x) has as many as x unless it is said."""
         time, height, width = feature_grid
         if both and self.kind == "time_concat":
             time *= 2
         tokens = math.prod(connector.out_grid((time, height, width)))
-        return 2 * tokens if both and self.kind == "token_concat" else tokens
+        if not both or self.kind != "token_concat":
+            return tokens
+        return tokens + (tokens if mapped_tokens is None else mapped_tokens)
 
     def forward(self, own: Tensor, mapped: Tensor) -> Tensor:
         """Joins x and F(x): feature maps [B, T, L, C] along T or C, tokens [B, N, D] along N or D, or their sum."""

@@ -6,6 +6,7 @@ D language model width, S sequence length, M label positions, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,14 +18,16 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import ModelOutput
 
 from exo2ego.errors import ConfigError
+from exo2ego.model.compilation import compile_blocks
 from exo2ego.model.configuration import Exo2EgoConfig
-from exo2ego.model.connector import Grid, build_connector
+from exo2ego.model.connector import build_connector
 from exo2ego.model.fusion import Fusion
+from exo2ego.model.geometry import Grid, resampled
 from exo2ego.model.mapper import build_mapper
 from exo2ego.model.options import MapperOptions, View
-from exo2ego.model.recomputation import Recomputing
+from exo2ego.model.recomputation import recompute_activations
 from exo2ego.model.tokens import IGNORED
-from exo2ego.model.vision_tower import VisionTower
+from exo2ego.model.vision_tower import build_tower, tower_geometry
 
 Cycle = Literal["both", "forward", "off"]
 """Which cycles are closed: G(F(x)) and F(G(y)), the first alone, or none (Exo2Ego §4.3)."""
@@ -46,7 +49,7 @@ class Exo2EgoOutput(ModelOutput):
     ego_features: Tensor | None = None
     """x [B, T, L, C]"""
     mapped_features: Tensor | None = None
-    """F(x) [B, T, L, C]"""
+    """F(x), of y's shape: where the teacher is another tower, T, L and C of y are other than those of x"""
     exo_features: Tensor | None = None
     """y [B, K, T, L, C] of the teacher tower"""
     ego_cycle: Tensor | None = None
@@ -72,33 +75,48 @@ class Exo2EgoModel(nn.Module):
         super().__init__()
         self.config = config
         parts = parts or PretrainedParts()
-        layer = config.vision_feature_layer
-        self.vision_tower = VisionTower(config.vision_config, layer, parts.vision_tower)
-        teacher_config = config.teacher_config or config.vision_config
-        self.teacher_tower = VisionTower(teacher_config, layer, parts.teacher_tower) if config.has_teacher else None
+        self.vision_tower = build_tower(config.vision_config, config.vision_feature_layer, parts.vision_tower)
+        teacher_config, teacher_layer = config.teacher_config or config.vision_config, config.teacher_feature_layer
+        teacher = build_tower(teacher_config, teacher_layer, parts.teacher_tower) if config.has_teacher else None
+        self.teacher_tower = teacher
+        self.ego_geometry, self.exo_geometry = self.vision_tower.geometry, tower_geometry(teacher_config)
         self.language_model = parts.language_model or AutoModel.from_config(config.text_config)
-        tower_dim, token_dim = self.vision_tower.width, config.text_config.get_text_config().hidden_size
+        ego_dim, exo_dim = self.ego_geometry.width, self.exo_geometry.width
+        token_dim = config.text_config.get_text_config().hidden_size
         kind, depth = config.connector["kind"], config.connector["depth"]
-        self.connector = build_connector(kind, tower_dim, token_dim, depth)
+        self.connector = build_connector(kind, ego_dim, token_dim, depth)
         per_branch = config.connector["sharing"] == "per_branch" and (config.has_teacher or config.has_mapper)
-        self.connector_exo = build_connector(kind, tower_dim, token_dim, depth) if per_branch else None
+        self.connector_exo = build_connector(kind, exo_dim, token_dim, depth) if per_branch else None
         mapper = MapperOptions.model_validate(config.mapper)
-        mapper_dim = token_dim if mapper.position == "connector" else tower_dim
-        self.mapper_f = build_mapper(mapper_dim, mapper) if config.has_mapper else None
-        self.mapper_g = build_mapper(mapper_dim, mapper) if config.has_inverse else None
-        self.fusion = Fusion(config, tower_dim, token_dim)
+        if mapper.position == "connector":
+            ego_dim = exo_dim = token_dim
+        self.mapper_f = build_mapper(ego_dim, exo_dim, mapper) if config.has_mapper else None
+        self.mapper_g = build_mapper(exo_dim, ego_dim, mapper) if config.has_inverse else None
+        self.fusion = Fusion(config, self.ego_geometry.width, token_dim)
         self.fusion.reset_parameters()
-        self._require_matching_towers()
+        self._require_fit()
 
-    def _require_matching_towers(self) -> None:
-        """Raises `ConfigError` when F could not map the student's features onto the teacher's."""
-        ours, theirs = self.vision_tower, self.teacher_tower
-        if theirs is not None and (theirs.width, theirs.grid_size) != (ours.width, ours.grid_size):
-            raise ConfigError(
-                f"model.teacher_tower: {theirs.width} channels on {theirs.grid_size}x{theirs.grid_size} patches, but "
-                f"model.vision_tower has {ours.width} on {ours.grid_size}x{ours.grid_size}; "
-                "F and the connector need the same of both"
-            )
+    def _require_fit(self) -> None:
+        """Raises `ConfigError` when towers, connector, mapper and fusion cannot work together."""
+        ours, theirs, config = self.ego_geometry, self.exo_geometry, self.config
+        frames = math.lcm(ours.frames_per_step, theirs.frames_per_step)
+        if config.num_frames % frames:
+            raise ConfigError(f"model.num_frames {config.num_frames}: a tower joins {frames} frames; give a multiple")
+        differ = (
+            f"model.teacher_tower has {theirs.width} channels on a grid of {self.feature_grid(exo=True)} (steps, rows, "
+            f"columns), model.vision_tower {ours.width} on {self.feature_grid()}"
+        )
+        if theirs.width != ours.width and config.connector["sharing"] == "shared":
+            raise ConfigError(f"{differ}: one connector cannot take both, set model.connector.sharing=per_branch")
+        same = (ours.width, self.feature_grid()) == (theirs.width, self.feature_grid(exo=True))
+        if not same and config.mapper["position"] == "connector":
+            raise ConfigError(f"{differ}: between such towers F works on features, set model.mapper.position=encoder")
+        if not config.has_mapper:
+            return
+        self.fusion.require_grids(self.feature_grid(), self.feature_grid(exo=True))
+        for mapper, grid in ((self.mapper_f, self.mapper_grid(exo=True)), (self.mapper_g, self.mapper_grid())):
+            if mapper is not None:
+                mapper.require_grid(*grid[1:])
 
     def train(self, mode: bool = True) -> Exo2EgoModel:
         """Sets the mode; a frozen teacher stays in eval mode (not stated in the paper: A21)."""
@@ -119,21 +137,21 @@ class Exo2EgoModel(nn.Module):
         """Returns whether the teacher tower gets gradients (the ablation of Exo2Ego Table 8, row 2)."""
         return self.teacher_tower is not None and next(self.teacher_tower.parameters()).requires_grad
 
-    @property
-    def feature_grid(self) -> Grid:
-        """Returns frames, rows and columns of the tower's feature map."""
-        return self.config.num_frames, self.vision_tower.grid_size, self.vision_tower.grid_size
+    def feature_grid(self, *, exo: bool = False) -> Grid:
+        """Returns time steps, rows and columns of the ego tower's feature maps, or of the teacher's."""
+        return (self.exo_geometry if exo else self.ego_geometry).grid(self.config.num_frames)
 
-    @property
-    def mapper_grid(self) -> Grid:
-        """Returns the grid on which F and G work."""
-        if self.config.mapper["position"] == "connector":
-            return self.connector.out_grid(self.feature_grid)
-        return self.feature_grid
+    def mapper_grid(self, *, exo: bool = False) -> Grid:
+        """Returns the grid of x and G(y), or of y and F(x)."""
+        grid = self.feature_grid(exo=exo)
+        return self.connector.out_grid(grid) if self.config.mapper["position"] == "connector" else grid
 
     def num_video_tokens(self, view: View) -> int:
         """Returns the number of visual tokens that one clip takes in the language model."""
-        return self.fusion.num_tokens(self.connector, self.feature_grid, both=view == "ego")
+        exo_tokens = math.prod(self.connector.out_grid(self.feature_grid(exo=True)))
+        if view == "exo":
+            return exo_tokens
+        return self.fusion.num_tokens(self.connector, self.feature_grid(), view == "ego", mapped_tokens=exo_tokens)
 
     def features(self, pixels: Tensor, *, teacher: bool) -> Tensor:
         """Encodes pixels [B, T, 3, S, S] to the feature maps [B, T, L, C] on which F, G and KL work.
@@ -147,7 +165,7 @@ class Exo2EgoModel(nn.Module):
         if self.config.mapper["position"] == "encoder":
             return patches
         tokens = self._connect(patches, exo=teacher)
-        return tokens.unflatten(1, (self.mapper_grid[0], -1))
+        return tokens.unflatten(1, (self.mapper_grid()[0], -1))
 
     def tokens(self, features: Tensor, *, exo: bool = False) -> Tensor:
         """Turns feature maps [B, T, L, C] into visual tokens [B, N, D]."""
@@ -157,16 +175,19 @@ class Exo2EgoModel(nn.Module):
 
     def _connect(self, features: Tensor, *, exo: bool) -> Tensor:
         connector = self.connector_exo if exo and self.connector_exo is not None else self.connector
-        _, height, width = self.feature_grid
-        tokens: Tensor = connector(features, height, width)
+        tokens: Tensor = connector(features, *self.feature_grid(exo=exo)[1:])
         return tokens
 
     def map(self, mapper: nn.Module | None, features: Tensor) -> Tensor:
-        """Applies F or G to feature maps [B, T, L, C]."""
+        """Applies F, from the ego tower's feature maps [B, T, L, C] to the teacher's space, or G, which leads back.
+
+        They work on the grid that they lead to.
+        """
         if mapper is None:
             raise ValueError("this model was built without that mapper")
-        _, height, width = self.mapper_grid
-        mapped: Tensor = mapper(features, height, width)
+        leads_to_exo = mapper is not self.mapper_g
+        source, target = self.mapper_grid(exo=not leads_to_exo), self.mapper_grid(exo=leads_to_exo)
+        mapped: Tensor = mapper(resampled(features, source, target), *target[1:])
         return mapped
 
     def fuse(self, own: Tensor, mapped: Tensor) -> Tensor:
@@ -174,7 +195,7 @@ class Exo2EgoModel(nn.Module):
         fusion = self.fusion
         if fusion.before_connector:
             return self._connect(fusion(own, mapped), exo=False)
-        if self.connector_exo is not None:
+        if self.connector_exo is not None or own.shape != mapped.shape:
             tokens: Tensor = fusion(self.tokens(own), self.tokens(mapped, exo=True))
         else:  # one connector call for both branches: same result, half the launches
             tokens = fusion(*self.tokens(torch.cat((own, mapped))).chunk(2))
@@ -214,7 +235,6 @@ class Exo2EgoForConditionalGeneration(PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
-    _no_split_modules = ["CLIPEncoderLayer", "MistralDecoderLayer"]
     _tied_weights_keys: dict[str, str] = {}
 
     def __init__(self, config: Exo2EgoConfig, parts: PretrainedParts | None = None) -> None:
@@ -223,6 +243,8 @@ class Exo2EgoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         text = config.text_config.get_text_config()
         head = parts.lm_head if parts is not None else None
         self.lm_head = head or nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+        library_parts = [part for part in self.model.modules() if isinstance(part, PreTrainedModel)]
+        self._no_split_modules = sorted({name for part in library_parts for name in part._no_split_modules or ()})
         self.post_init()
         self.generation_config.suppress_tokens = [config.video_token_id]
 
@@ -340,16 +362,22 @@ class Exo2EgoForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def set_gradient_checkpointing(self, parts: Sequence[str]) -> None:
         """Turns activation checkpointing on for the named parts: towers, connector, mappers, language_model."""
+        for module in self._modules_of(parts):
+            recompute_activations(module)
+
+    def compile_parts(self, parts: Sequence[str], backend: str = "inductor") -> None:
+        """Compiles the blocks of the named parts: towers, connector, mappers, language_model."""
+        for module in self._modules_of(parts):
+            compile_blocks(module, backend)
+
+    def _modules_of(self, parts: Sequence[str]) -> list[nn.Module]:
+        """Returns the modules of the named parts that this model has, towers as the library's models."""
         model = self.model
+        towers = [tower.tower if tower is not None else None for tower in (model.vision_tower, model.teacher_tower)]
         reached: dict[str, list[nn.Module | None]] = {
-            "towers": [model.vision_tower, model.teacher_tower],
+            "towers": [*towers],
             "connector": [model.connector, model.connector_exo],
             "mappers": [model.mapper_f, model.mapper_g],
             "language_model": [model.language_model],
         }
-        for module in (module for part in parts for module in reached[part]):
-            library_model = module.tower if isinstance(module, VisionTower) else module
-            if isinstance(library_model, PreTrainedModel):
-                library_model.gradient_checkpointing_enable({"use_reentrant": False})
-            elif isinstance(module, Recomputing):
-                module.gradient_checkpointing = True
+        return [module for part in parts for module in reached[part] if module is not None]

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from exo2ego.data.pixels import CLIP_MEAN, CLIP_STD, SIGLIP_MEAN, SIGLIP_STD, AspectMode
+from exo2ego.data.pixels import PIXEL_STATISTICS, AspectMode
 from exo2ego.data.processor import Exo2EgoProcessor
 from exo2ego.errors import CheckpointError
 from exo2ego.model.building import build_model, build_tokenizer
 from exo2ego.model.modeling import Exo2EgoForConditionalGeneration
 from exo2ego.model.options import ModelOptions
 from exo2ego.model.parts import ModelParts
+from exo2ego.model.vision_tower import tower_class, tower_geometry
+from exo2ego.model.weights import tell_loaded
 from exo2ego.train.checkpoint import Checkpoint, checkpoint_chain
 from exo2ego.train.parameters import first_match
 
@@ -51,7 +53,9 @@ def load_weights(model: Exo2EgoForConditionalGeneration, checkpoint: Checkpoint)
 
     Every parameter of the model that its freeze table says it trained must be there.
     """
-    loaded = load_trained(model, checkpoint.tensors(), where=str(checkpoint.path))
+    require_same_base(model, checkpoint)
+    tensors = checkpoint.tensors()
+    loaded = load_trained(model, tensors, where=str(checkpoint.path))
     trained = {row["pattern"]: row["learning_rate"] is not None for row in checkpoint.record["freeze_table"]}
     owners = {name: first_match(name, trained) for name, _ in model.named_parameters()}
     missing = [name for name, pattern in owners.items() if pattern and trained[pattern] and name not in loaded]
@@ -60,7 +64,23 @@ def load_weights(model: Exo2EgoForConditionalGeneration, checkpoint: Checkpoint)
             f"{checkpoint.path}: {len(missing)} tensors that {checkpoint.stage} trains are not in it {missing[:3]}; "
             "was it written by another version?"
         )
+    left_out = [name for name in tensors if _is_training_only(name) and name not in loaded]
+    tell_loaded(checkpoint.stage, checkpoint.path, len(loaded), len(tensors) - len(left_out), left_out)
     return loaded
+
+
+def require_same_base(model: Exo2EgoForConditionalGeneration, checkpoint: Checkpoint) -> None:
+    """Raises `CheckpointError` naming the published parts that hold other weights than when the checkpoint was made.
+
+    A checkpoint holds what its stage trained; over another base it would be another model (an adapter above all).
+    """
+    then, now = checkpoint.record.get("base_weights", {}), model.config.base_weights
+    changed = [part.replace("_", " ") for part in then if part in now and now[part] != then[part]]
+    if changed:
+        raise CheckpointError(
+            f"{checkpoint.path} was trained on another {' and another '.join(changed)}: the configured folder holds "
+            "other weights than then; put the former ones back, or start again from the first stage"
+        )
 
 
 def load_trained(model: Exo2EgoForConditionalGeneration, tensors: Mapping[str, Tensor], where: str) -> set[str]:
@@ -103,14 +123,16 @@ def _start_fresh_parts(model: Exo2EgoForConditionalGeneration, options: ModelOpt
     if inner.teacher_tower is not None and not has_teacher and options.teacher_init == "ego":
         inner.teacher_tower.load_state_dict(inner.vision_tower.state_dict())
     has_connector = any(name.startswith("model.connector_exo.") for name in loaded)
-    if inner.connector_exo is not None and not has_connector and options.videollama2 is None:
+    alike = inner.exo_geometry.width == inner.ego_geometry.width
+    if inner.connector_exo is not None and not has_connector and options.videollama2 is None and alike:
         inner.connector_exo.load_state_dict(inner.connector.state_dict())
 
 
 def require_same_architecture(options: ModelOptions, parent: Checkpoint) -> None:
     """Raises `CheckpointError` naming every model option that differs from the parent's."""
-    theirs, ours = parent.record["model"], recorded_options(options)
-    free = () if parent.record["parts"]["mapper"] else UNTRAINED_WITHOUT_MAPPER
+    ours = recorded_options(options)
+    theirs = recorded_options(ModelOptions.model_validate(parent.record["model"]))  # with later options' defaults
+    free = ("attention", *(() if parent.record["parts"]["mapper"] else UNTRAINED_WITHOUT_MAPPER))
     different = [
         f"model.{key}: {theirs.get(key)!r} there, {ours[key]!r} here"
         for key in ours
@@ -144,15 +166,28 @@ def build_processor(
     inner = model.model
     views = ["ego_only"] + (["ego"] if inner.mapper_f is not None else [])
     views += ["exo"] if inner.teacher_tower is not None else []
-    is_siglip = "siglip" in model.config.vision_config.model_type
+    ego, exo = _pictures(model.config.vision_config), None
+    if model.config.teacher_config is not None:
+        exo = _pictures(model.config.teacher_config)
     return Exo2EgoProcessor(
         tokenizer,
         num_video_tokens={view: inner.num_video_tokens(view) for view in views},  # type: ignore[arg-type]
         num_frames=model.config.num_frames,
-        image_size=inner.vision_tower.image_size,
-        patch_size=inner.vision_tower.patch_size,
+        **ego,
         aspect=aspect,
-        image_mean=SIGLIP_MEAN if is_siglip else CLIP_MEAN,
-        image_std=SIGLIP_STD if is_siglip else CLIP_STD,
         default_view=model.config.default_view,
+        exo_pictures=exo if inner.teacher_tower is not None and exo != ego else None,
     )
+
+
+def _pictures(config: PretrainedConfig) -> dict[str, Any]:
+    """Returns the processor's settings that a tower decides; its checkpoint's pixel statistics before its family's."""
+    geometry = tower_geometry(config)
+    mean, std = PIXEL_STATISTICS[tower_class(config).pixel_statistics(config)]
+    mean, std = tuple(getattr(config, "image_mean", mean)), tuple(getattr(config, "image_std", std))
+    return {
+        "image_size": geometry.image_size,
+        "patch_size": geometry.patch_size,
+        "image_mean": mean,
+        "image_std": std,
+    }

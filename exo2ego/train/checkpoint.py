@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,9 +65,8 @@ def save_checkpoint(
     Raises `CheckpointError` when it cannot be written, before writing where the disk is too full to begin with.
     """
     path = run_dir / "checkpoints" / f"step_{record['step']:08d}"
-    size = sum(tensor.numel() * tensor.element_size() for tensor in trained.values())
     try:
-        require_free_space(path.parent, int(3.1 * size) + 2**20, "a checkpoint (weights and two optimiser moments)")
+        require_free_space(path.parent, checkpoint_bytes(trained.values()), "a checkpoint (weights, optimiser)")
         with atomic_path(path) as temporary:
             temporary.mkdir()
             save_file({name: tensor.contiguous() for name, tensor in trained.items()}, str(temporary / WEIGHTS))
@@ -81,6 +82,18 @@ def save_checkpoint(
             "free space and continue with --resume auto"
         ) from error
     return Checkpoint(path, complete)
+
+
+def checkpoint_bytes(trained: Iterable[Tensor]) -> int:
+    """Returns what a checkpoint takes on disk, rounded up: every trained tensor and two moments of its size."""
+    return int(3.1 * sum(tensor.numel() * tensor.element_size() for tensor in trained)) + 2**20
+
+
+def num_kept(total_steps: int, *, every_steps: int, keep_last: int, keep_every: int | None) -> int:
+    """Returns the most checkpoints that `rotate_checkpoints` leaves of a run of `total_steps`."""
+    num_saved = math.ceil(total_steps / every_steps)
+    for_good = total_steps // math.lcm(every_steps, keep_every) if keep_every is not None else 0
+    return min(num_saved, keep_last + for_good)
 
 
 def rotate_checkpoints(run_dir: Path, *, newest_step: int, keep_last: int, keep_every: int | None) -> None:
@@ -113,10 +126,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(f"{path}: {RECORD} is damaged: its checksum does not fit its content")
         if record["format"] != FORMAT_VERSION:
             raise CheckpointError(f"{path}: has format {record['format']}, this version reads {FORMAT_VERSION}")
+        if NAME.fullmatch(path.name) and _step(path) != record["step"]:
+            raise CheckpointError(f"{path}: holds step {record['step']}: it is not the folder that was written")
         for name, expected in record["files"].items():
             if hash_file(path / name) != expected:
                 raise CheckpointError(f"{path}: {name} is damaged: its checksum differs from the one written with it")
-    except (DataError, AttributeError, OSError) as error:  # AttributeError: JSON, but no record
+    except (DataError, AttributeError, KeyError, OSError) as error:  # JSON, but no record
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
     return Checkpoint(path, record)
 

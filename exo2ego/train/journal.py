@@ -10,6 +10,7 @@ from typing import Any
 
 from exo2ego.console import console
 from exo2ego.storage import JsonlAppender, read_jsonl, write_jsonl
+from exo2ego.train.speed import SpeedMeter, speed_text
 
 METRICS = "metrics.jsonl"
 
@@ -24,10 +25,20 @@ def rewind(path: Path, keep: Callable[[int, dict[str, Any]], bool]) -> None:
 class Journal:
     """Writes the metrics of every step; on resume, forgets the steps after the checkpoint that is continued."""
 
-    def __init__(self, run_dir: Path, *, start_step: int, total_steps: int, log_every: int, enabled: bool) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        start_step: int,
+        total_steps: int,
+        log_every: int,
+        enabled: bool,
+        speed: SpeedMeter | None = None,
+    ) -> None:
         self.total_steps = total_steps
         self.log_every = log_every
         self._start = (time.monotonic(), start_step)
+        self._speed = speed
         self._rows: JsonlAppender | None = None
         self._board: Any = None
         if not enabled:
@@ -43,6 +54,8 @@ class Journal:
         """Records the metrics of the `step`-th optimiser step (counted from 1)."""
         if self._rows is None:
             return
+        if self._speed is not None:
+            metrics = metrics | self._speed.measured(metrics)
         self._rows.append({"step": step, **metrics})
         if step % self.log_every and step != self.total_steps:
             return
@@ -58,9 +71,14 @@ class Journal:
         return (
             f"step {step}/{self.total_steps}  loss {metrics['loss']:.4f}  {losses}  "
             f"norm {metrics['gradient_norm']:.2f}  lr {metrics['learning_rate']:.2e}  "
-            f"{metrics['samples_per_s']:.1f} clips/s  wait {100 * metrics['data_wait_share']:.0f} %  "
-            f"left {remaining_s / 60:.1f} min"
+            f"{metrics['samples_per_s']:.1f} clips/s  {metrics['tokens_per_s']:,.0f} tokens/s  {_speed_of(metrics)}"
+            f"wait {100 * metrics['data_wait_share']:.0f} %  peak {metrics['peak_memory_gb']:.1f} GB  "
+            f"left {duration_text(remaining_s)}"
         )
+
+    def summary(self) -> str:
+        """Returns the means over the steps of this process, for the end of a run; empty where nothing is measured."""
+        return "" if self._speed is None else self._speed.summary(time.monotonic() - self._start[0])
 
     def close(self) -> None:
         """Flushes and closes the files."""
@@ -68,3 +86,20 @@ class Journal:
             self._rows.close()
         if self._board is not None:
             self._board.close()
+
+
+def _speed_of(metrics: dict[str, float]) -> str:
+    if "model_tflops_per_s" not in metrics:
+        return ""
+    return speed_text(metrics["model_tflops_per_s"], metrics.get("mfu"))
+
+
+def duration_text(seconds: float) -> str:
+    """Returns a duration for people: 45 s, 12 min, 3 h 12 min, 2 d 5 h."""
+    minutes = round(seconds / 60)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

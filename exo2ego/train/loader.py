@@ -2,37 +2,92 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
 
+from exo2ego.data.batch import Batch, Collator
 from exo2ego.data.pairing import MicroBatches
 from exo2ego.train.preparation import Prepared
-from exo2ego.train.stopping import ignore_in_worker
+from exo2ego.train.workers import Restarts, Worker
+
+AHEAD = 2
+"""Micro-batches that every worker process may be ahead."""
 
 
-def open_loader(prepared: Prepared, accelerator: Accelerator, start_step: int) -> DataLoader[Any]:
+class Loader:
+    """The micro-batches of one process in their order, read ahead by worker processes (none: when asked for).
+
+    A worker that dies or hangs is replaced and what it owed is read again, so that none is lost and none comes twice.
+    """
+
+    def __init__(
+        self,
+        samples: Any,
+        collate: Collator,
+        micro_batches: MicroBatches,
+        *,
+        num_workers: int,
+        timeout_s: float | None,
+        restarts: Restarts,
+    ) -> None:
+        self.samples = samples
+        self.collate = collate
+        self.micro_batches = micro_batches
+        self.num_workers = num_workers
+        self.timeout_s = timeout_s
+        self.restarts = restarts
+
+    def __len__(self) -> int:
+        """Returns the number of micro-batches."""
+        return len(self.micro_batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yields the micro-batches; raises what reading them raises. Closing it ends the processes."""
+        if self.num_workers:
+            yield from self._read_ahead()
+        else:
+            yield from (self.collate([self.samples[sample] for sample in wanted]) for wanted in self.micro_batches)
+
+    def _read_ahead(self) -> Iterator[Batch]:
+        workers: list[Worker] = []
+        try:
+            for number in range(min(self.num_workers, len(self))):
+                one = Worker(number, self.samples, self.collate, timeout_s=self.timeout_s, restarts=self.restarts)
+                workers.append(one)
+            upcoming = enumerate(self.micro_batches)
+            for number, wanted in islice(upcoming, AHEAD * len(workers)):
+                workers[number % len(workers)].ask(number, wanted)
+            for number in range(len(self)):
+                worker = workers[number % len(workers)]
+                batch = worker.receive()
+                for following, wanted in islice(upcoming, 1):
+                    worker.ask(following, wanted)
+                yield batch
+        finally:
+            for worker in workers:
+                worker.close()
+
+
+def open_loader(prepared: Prepared, accelerator: Accelerator, start_step: int) -> Loader:
     """Returns the micro-batches of this process after `start_step`, decoded ahead by worker processes."""
-    config, plan = prepared.stage.config, prepared.plan
-    workers = config.data.num_workers
-    return DataLoader(
+    data, plan = prepared.stage.config.data, prepared.plan
+    micro_batches = MicroBatches(
+        prepared.order,
+        local_size=plan.local_size,
+        accumulation=plan.accumulation,
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+        start_step=start_step,
+        end_step=plan.total_steps,
+    )
+    return Loader(
         prepared.samples,
-        batch_sampler=MicroBatches(
-            prepared.order,
-            local_size=plan.local_size,
-            accumulation=plan.accumulation,
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-            start_step=start_step,
-            end_step=plan.total_steps,
-        ),
-        collate_fn=prepared.collate,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        multiprocessing_context="forkserver" if workers else None,
-        worker_init_fn=ignore_in_worker,
-        # a generator of its own: the loader must not draw from the training's random numbers
-        generator=torch.Generator().manual_seed(config.seed),
+        prepared.collate,
+        micro_batches,
+        num_workers=data.num_workers,
+        timeout_s=data.timeout_s,
+        restarts=Restarts(data.max_worker_restarts, accelerator.process_index),
     )

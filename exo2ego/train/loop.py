@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 
-import numpy
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from exo2ego.data.batch import Batch
 from exo2ego.data.failures import FailureBudget
-from exo2ego.errors import Exo2EgoError, TrainingError
+from exo2ego.errors import TrainingError
 from exo2ego.train.batch_plan import BatchPlan
 from exo2ego.train.journal import Journal
 from exo2ego.train.objective import Terms, Unit
@@ -65,11 +65,10 @@ def train(run: TrainingRun) -> int:
     Raises, on all processes at once, `TrainingError` before a bad update and `DataError` when too many videos are
     unreadable.
     """
-    batches = iter(run.batches)
-    with StopRequest() as request:
+    with StopRequest() as request, closing(_each(run.batches)) as batches:
         for step in range(run.start_step + 1, run.plan.total_steps + 1):
             began = time.perf_counter()
-            micro_batches = [_next(batches) for _ in range(run.plan.accumulation)]
+            micro_batches = [next(batches) for _ in range(run.plan.accumulation)]
             waited_s = time.perf_counter() - began
             metrics, stops = take_step(run, step, micro_batches, request)
             seconds = time.perf_counter() - began
@@ -112,7 +111,7 @@ def take_step(
     num_told, *losses = run.updater.summed(torch.stack([told, torch.stack(own).sum(), *sums.values()]))
     metrics = dict(zip(["loss", *(f"loss/{name}" for name in sums)], losses, strict=True))
     metrics["gradient_norm"] = float(norm)
-    _require_finite(step, metrics, micro_batches, own)
+    _require_finite(run, step, metrics, micro_batches, own)
     metrics |= {
         "learning_rate": max(map(float, run.scheduler.get_last_lr())),
         "target_tokens": totals.target_tokens,
@@ -132,6 +131,8 @@ def step_totals(run: TrainingRun, micro_batches: list[Batch]) -> StepTotals:
         sum(int(batch.attention_mask.sum()) for batch in micro_batches),
         sum(len(batch.failures) for batch in micro_batches),
     ]
+    if run.updater.num_processes == 1:  # nothing to exchange, and no wait for the device
+        return StepTotals(*map(float, own))
     counted = torch.tensor(own, dtype=torch.float32, device=run.updater.accelerator.device)
     return StepTotals(*run.updater.summed(counted))
 
@@ -141,51 +142,54 @@ def averaged_losses(run: TrainingRun, batch: Batch, totals: StepTotals) -> tuple
     with autocast(run.updater.accelerator.device, run.precision):
         terms = run.losses(run.updater.model, batch)
     parts = {name: term.total / totals.count(term.per) for name, term in terms.items()}
-    total = torch.stack([terms[name].weight * part for name, part in parts.items()]).sum()
+    weights = {name: term.weight for name, term in terms.items()}
+    # a factor of 1 would be two kernels for nothing
+    total = torch.stack([part if weights[name] == 1 else weights[name] * part for name, part in parts.items()]).sum()
     return parts, total
 
 
 def account_for_unreadable(run: TrainingRun, step: int, micro_batches: list[Batch], totals: StepTotals) -> None:
     """Logs what could not be read, everywhere at the same step; raises when too little is left to learn from."""
     unreadable = [failure for batch in micro_batches for failure in batch.failures]
-    run.failures.record(gather_object(unreadable) if totals.unreadable else [], seen=run.plan.global_size)
+    run.failures.record(run.updater.gathered(unreadable) if totals.unreadable else [], seen=run.plan.global_size)
     if not totals.clips:
         raise TrainingError(f"step {step}: none of its {run.plan.global_size} videos can be read, see failures.jsonl")
     if not totals.target_tokens:
-        ids = gather_object([sample for batch in micro_batches for sample in batch.sample_ids])
+        ids = run.updater.gathered([sample for batch in micro_batches for sample in batch.sample_ids])
         raise TrainingError(f"step {step}: no sample has a token to learn; samples {ids[:8]}: check their texts")
 
 
-def _require_finite(step: int, values: dict[str, float], micro_batches: list[Batch], own: list[Tensor]) -> None:
+def _require_finite(
+    run: TrainingRun, step: int, values: dict[str, float], micro_batches: list[Batch], own: list[Tensor]
+) -> None:
     bad = {name: value for name, value in values.items() if not math.isfinite(value)}
     if not bad:
         return
     at_fault = [batch for batch, total in zip(micro_batches, own, strict=True) if not bool(total.isfinite())]
-    ids = gather_object([sample for batch in at_fault for sample in batch.sample_ids])
+    ids = run.updater.gathered([sample for batch in at_fault for sample in batch.sample_ids])
+    whose = f"Samples of the micro-batches at fault: {ids}"
+    if not ids:
+        ids = run.updater.gathered([sample for batch in micro_batches for sample in batch.sample_ids])
+        whose = f"The losses are finite, their gradient is not; {len(ids)} samples, the first: {ids[:32]}"
     raise TrainingError(
-        f"step {step}: {bad}: not finite before the update; no weight was changed. "
-        f"Samples of the micro-batches at fault: {ids or 'none, the losses are finite'}. Look at them; --resume auto "
-        "repeats the steps since the last checkpoint, and a lower optim.learning_rate needs a new run"
+        f"step {step}: {bad}: not finite before the update; no weight was changed. {whose}. Look at them; --resume "
+        "auto repeats the steps since the last checkpoint, and a lower optim.learning_rate needs a new run"
     )
 
 
 def _seed_dropout(seed: int, step: int, process: int) -> None:
-    of_step = int(numpy.random.SeedSequence((seed, step, process)).generate_state(1)[0])
+    of_step = int.from_bytes(hashlib.blake2b(f"{seed} {step} {process}".encode(), digest_size=7).digest(), "little")
     torch.default_generator.manual_seed(of_step)  # torch.manual_seed costs a millisecond where there is no GPU
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # is_available asks the driver each time once DeepSpeed is imported
         torch.cuda.manual_seed(of_step)
 
 
 def peak_memory_gb() -> float:
     """Returns the largest memory used so far: of the GPU where there is one, else of this process, 1e9 bytes."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def _next(batches: Iterator[Batch]) -> Batch:
-    try:
-        return next(batches)
-    except Exo2EgoError as error:  # out of a loader worker its message is a traceback, and the message ends it
-        message = str(error).rpartition(f"{type(error).__name__}: ")[2]
-        raise type(error)(message.strip()) from error
+def _each(batches: Iterable[Batch]) -> Generator[Batch, None, None]:
+    yield from batches

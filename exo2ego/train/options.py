@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from exo2ego.config import Config
 from exo2ego.model.options import ModelOptions
+from exo2ego.train.hardware import AssumedOptions, HardwareOptions
 
 CheckpointedPart = Literal["towers", "connector", "mappers", "language_model"]
 
@@ -21,6 +22,10 @@ class DataOptions(Config):
     """Folder that the table's video paths are relative to."""
     num_workers: int = Field(default=4, ge=0)
     """Decoding processes per GPU; 0 decodes in the training process."""
+    timeout_s: float | None = Field(default=120, gt=0)
+    """Longest time for one video in a decoding process, seconds; at the second time it counts as unreadable."""
+    max_worker_restarts: int = Field(default=20, ge=0)
+    """Decoding processes that one GPU's process may replace because they died or hung, before the run stops."""
     decoder: Literal["pyav", "decord"] = "pyav"
     """Video decoder."""
     clip_store: str | None = None
@@ -31,6 +36,15 @@ class DataOptions(Config):
     """plain: video, text; chat: the language model's turn template (not stated in the paper: A14)."""
     max_text_tokens: int = Field(default=512, ge=1)
     """Longest prompt plus answer without video tokens, tokens; longer samples are refused, never cut."""
+
+
+class GroupOptions(Config):
+    """What some of the trained parameters do differently."""
+
+    multiplier: float = Field(default=1.0, gt=0)
+    """Learning rate relative to what these parameters have without the group."""
+    weight_decay: float | None = Field(default=None, ge=0)
+    """Weight decay of their matrices; null = optim.weight_decay. Norms and biases have none."""
 
 
 class OptimOptions(Config):
@@ -44,6 +58,8 @@ class OptimOptions(Config):
     """Share of the steps in which the rate rises, fraction (Exo2Ego Table 14)."""
     weight_decay: float = Field(default=0.02, ge=0)
     """On matrices only: not on norms, biases, class and position embeddings (Exo2Ego §5.1)."""
+    groups: dict[str, GroupOptions] = Field(default_factory=dict)
+    """Pattern of parameter names (model.mapper_f.*) -> multiplier and weight_decay of its own; the first match wins."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW moment decay rates (Exo2Ego §5.1)."""
     epsilon: float = Field(default=1e-8, gt=0)
@@ -99,10 +115,18 @@ class StageConfig(Config):
     """bf16: autocast, frozen weights in bf16, trained weights and optimiser in fp32."""
     gradient_checkpointing: tuple[CheckpointedPart, ...] = ()
     """Parts that recompute activations: towers, connector, mappers, language_model."""
+    compile: tuple[CheckpointedPart, ...] = ()
+    """Parts whose blocks torch.compile compiles: towers, connector, mappers, language_model."""
     deepspeed: str | None = None
-    """DeepSpeed configuration file (JSON) for ZeRO-1 or ZeRO-2; null = plain DDP."""
+    """DeepSpeed configuration file (JSON) for ZeRO-1, ZeRO-2 or ZeRO-3; null = plain DDP."""
+    timeout_s: int = Field(default=600, ge=1)
+    """Longest time that one process waits for the others before the job ends, seconds."""
     log_every: int = Field(default=10, ge=1)
     """Optimiser steps between lines in the log."""
+    hardware: HardwareOptions = HardwareOptions()
+    """What `--dry-run` predicts for."""
+    assumed: AssumedOptions = AssumedOptions()
+    """What `--dry-run` assumes."""
 
     @model_validator(mode="after")
     def _batch_is_possible(self) -> StageConfig:

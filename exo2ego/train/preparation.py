@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from exo2ego.data.datasets import ClipReader, ClipSamples, ConversationSamples, 
 from exo2ego.data.pairing import SampleOrder
 from exo2ego.data.processor import Exo2EgoProcessor
 from exo2ego.errors import CheckpointError, DataError
+from exo2ego.model.attention import choose_attention
 from exo2ego.model.modeling import Exo2EgoForConditionalGeneration
 from exo2ego.provenance import provenance
 from exo2ego.records import Conversation
@@ -46,6 +48,8 @@ class Prepared:
     processor: Exo2EgoProcessor
     table: FreezeTable
     rows: list[TableRow]
+    attention: str
+    """Which attention kernel, and why."""
     samples: Dataset[Any]
     collate: Collator
 
@@ -57,6 +61,7 @@ class Prepared:
             "view": stage.view,
             "model": recorded_options(config.model),
             "parts": stage.parts.model_dump(mode="json"),
+            "base_weights": self.model.config.base_weights,
             "text_format": config.data.text_format,
             "parent": parent_record(self.parent, Path(config.output_dir)),
             "plan": vars(self.plan),
@@ -74,7 +79,7 @@ def prepare(stage: Stage[Any], num_processes: int) -> Prepared:
     parent = find_parent(stage)
     records = _read_table(stage)
     store = ClipStore(Path(config.data.clip_store)) if config.data.clip_store else None
-    order = _sample_order(stage, records)
+    order = sample_order(stage, records)
     plan = plan_batches(
         global_size=config.batch.global_size,
         local_size=config.batch.local_size,
@@ -84,15 +89,18 @@ def prepare(stage: Stage[Any], num_processes: int) -> Prepared:
         warmup_fraction=config.optim.warmup_fraction,
         max_steps=config.max_steps,
     )
-    model, tokenizer = assemble(config.model, stage.parts, parent, config.seed)
+    options, attention = choose_attention(config.model, config.precision)
+    model, tokenizer = assemble(options, stage.parts, parent, config.seed)
     table = present_rows(model, stage.freeze_table())
-    rows = apply_freeze_table(model, table, config.optim.learning_rate)
+    rows = apply_freeze_table(model, table, config.optim.learning_rate, config.optim.groups)
     set_precision(model, config.precision)
     model.train()  # a frozen teacher stays in eval mode (A21)
     model.set_gradient_checkpointing(list(config.gradient_checkpointing))
+    model.compile_parts(list(config.compile))
     processor = build_processor(model, tokenizer, config.model.aspect)
     if store is not None:
-        store.require_fits(processor)
+        for view in {stage.view, "exo"} if needs_exo_beside(stage) else {stage.view}:
+            store.require_fits(processor.pictures(view))
     return Prepared(
         stage=stage,
         parent=parent,
@@ -103,6 +111,7 @@ def prepare(stage: Stage[Any], num_processes: int) -> Prepared:
         processor=processor,
         table=table,
         rows=rows,
+        attention=attention,
         samples=_samples(stage, records, processor, store),
         collate=Collator(
             processor.tokenizer.pad_token_id, blank_sample(processor, stage.view, with_exo=needs_exo_beside(stage))
@@ -143,19 +152,25 @@ def needs_exo_beside(stage: Stage[Any]) -> bool:
     return bool(stage.parts.teacher and stage.view == "ego")
 
 
-def _read_table(stage: Stage[Any]) -> ClipTable | list[Conversation]:
+def _read_table(stage: Stage[Any]) -> ClipTable | Sequence[Conversation]:
     root, path = Path(stage.config.data.root), Path(stage.config.data.table)
     if stage.config.data.clip_store is None and not root.is_dir():
         raise DataError(f"{root}: data.root is not a folder; give the folder that the table's video paths start from")
     if not path.is_file():
         raise DataError(f"{path}: data.table does not exist; build it first (docs/training.md)")
-    table = read_conversations(path) if path.suffix == ".jsonl" else read_clips(path)
+    table = open_table(path)
     if not len(table):
         raise DataError(f"{path}: data.table is empty")
     return table
 
 
-def _sample_order(stage: Stage[Any], records: ClipTable | list[Conversation]) -> SampleOrder:
+def open_table(path: Path) -> ClipTable | Sequence[Conversation]:
+    """Opens a table of conversations (JSONL) or clips; raises `DataError` when it is damaged."""
+    return read_conversations(path) if path.suffix == ".jsonl" else read_clips(path)
+
+
+def sample_order(stage: Stage[Any], records: ClipTable | Sequence[Conversation]) -> SampleOrder:
+    """Returns which sample comes when; raises `DataError` where a clip lacks the exocentric video that it needs."""
     path = stage.config.data.table
     if stage.pairing == "ego":
         return SampleOrder(numpy.ones(len(records), dtype=numpy.int64), "ego", stage.config.seed)
@@ -168,7 +183,7 @@ def _sample_order(stage: Stage[Any], records: ClipTable | list[Conversation]) ->
 
 
 def _samples(
-    stage: Stage[Any], records: ClipTable | list[Conversation], processor: Exo2EgoProcessor, store: ClipStore | None
+    stage: Stage[Any], records: ClipTable | Sequence[Conversation], processor: Exo2EgoProcessor, store: ClipStore | None
 ) -> Dataset[Any]:
     data = stage.config.data
     reader = ClipReader(Path(data.root), processor, data.decoder, store)
@@ -177,6 +192,11 @@ def _samples(
         with_exo = needs_exo_beside(stage)
         return ClipSamples(records, reader, encode, stage.view, data.text_format, with_exo=with_exo)
     return ConversationSamples(records, reader, encode)
+
+
+def _parts_of(config: StageConfig) -> str:
+    named = {"recomputed": config.gradient_checkpointing, "compiled": config.compile}
+    return "".join(f" · {word}: {', '.join(parts)}" for word, parts in named.items() if parts)
 
 
 def describe(prepared: Prepared) -> Group:
@@ -192,6 +212,7 @@ def describe(prepared: Prepared) -> Group:
         f"data   {len(prepared.order):,} samples per epoch ({stage.pairing}) · {tokens:,} video tokens per clip",
         f"batch  {plan.world_size} processes x {plan.local_size} clips x {plan.accumulation} = {plan.global_size}",
         f"plan   {plan.total_steps:,} steps, {plan.warmup_steps:,} of warm-up",
+        f"runs   attention {prepared.attention}" + _parts_of(stage.config),
     ]
     if plan.local_size < stage.config.batch.local_size:
         lines.insert(

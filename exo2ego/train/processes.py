@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -21,12 +22,14 @@ def start_accelerator(config: StageConfig) -> Accelerator:
     if config.deepspeed is not None:
         from exo2ego.train.zero import deepspeed_plugin
 
-        plugin = deepspeed_plugin(Path(config.deepspeed))
+        plugin = deepspeed_plugin(Path(config.deepspeed), compiles=bool(config.compile))
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
-    handlers: list[KwargsHandler] = [DistributedDataParallelKwargs(gradient_as_bucket_view=True)]  # no second copy
-    if on_cpu and plugin is not None:  # accelerate would see one process
-        handlers.append(InitProcessGroupKwargs(backend="gloo"))
+    backend = "gloo" if on_cpu and plugin is not None else None  # accelerate would see one process
+    handlers: list[KwargsHandler] = [
+        DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # no second copy
+        InitProcessGroupKwargs(backend=backend, timeout=timedelta(seconds=config.timeout_s)),
+    ]
     accelerator = Accelerator(
         mixed_precision="no",  # the loop's own autocast: accelerate's would turn every output into float32
         deepspeed_plugin=plugin,
@@ -34,6 +37,10 @@ def start_accelerator(config: StageConfig) -> Accelerator:
         kwargs_handlers=handlers,
         rng_types=[],
     )
+    if plugin is not None:
+        from exo2ego.train.zero import build_models_whole
+
+        build_models_whole()
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != started:
         raise ConfigError(f"{started} processes started, accelerate sees {accelerator.num_processes}: use torchrun")

@@ -17,12 +17,19 @@ FREE = (
     "data.root",
     "data.clip_store",  # compared by its content
     "data.num_workers",
+    "data.timeout_s",
+    "data.max_worker_restarts",
     "data.max_failure_rate",
     "batch.local_size",
     "gradient_checkpointing",
+    "compile",
+    "model.attention",
     "deepspeed",
+    "timeout_s",
     "checkpoint",
     "log_every",
+    "hardware",
+    "assumed",
 )
 
 
@@ -41,6 +48,14 @@ def checkpoint_to_continue(run_dir: Path, resume: str | None) -> Checkpoint | No
             "output_dir"
         )
     return find_checkpoint(run_dir)
+
+
+def last_good_checkpoint(run_dir: Path) -> str:
+    """Returns a sentence that names the newest sound checkpoint of a run."""
+    try:
+        return f"Last good checkpoint: {find_checkpoint(run_dir).path}"
+    except CheckpointError:
+        return f"{run_dir} has no good checkpoint yet"
 
 
 def require_same_run(prepared: Prepared, resumed: Checkpoint) -> None:
@@ -68,6 +83,7 @@ def _identity(record: dict[str, Any]) -> dict[str, Any]:
     parent = record["parent"]
     return bound | {
         "weights of the parent": parent["identity"] if parent else None,
+        "content of the base weights": record.get("base_weights"),
         "content of data.table": record["provenance"]["inputs"]["table"],
         "content of data.clip_store": record["provenance"]["inputs"].get("clip_store"),
         "steps and warm-up": [record["plan"]["total_steps"], record["plan"]["warmup_steps"]],

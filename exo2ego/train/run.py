@@ -13,10 +13,11 @@ from exo2ego.command_line import RunOptions
 from exo2ego.config import to_yaml
 from exo2ego.console import console
 from exo2ego.data.failures import FailureBudget
+from exo2ego.errors import TrainingError
 from exo2ego.storage import atomic_path, remove_leftovers, write_json, write_text
 from exo2ego.train.assembly import load_weights
 from exo2ego.train.checkpoint import Checkpoint, load_optimizer_state
-from exo2ego.train.dry_run import report_dry_run
+from exo2ego.train.dry_run import report_dry_run, show_prediction
 from exo2ego.train.journal import Journal, rewind
 from exo2ego.train.loader import open_loader
 from exo2ego.train.loop import TrainingRun, train
@@ -24,9 +25,10 @@ from exo2ego.train.options import StageConfig
 from exo2ego.train.parameters import parameter_groups
 from exo2ego.train.preparation import Prepared, describe, prepare
 from exo2ego.train.processes import start_accelerator
-from exo2ego.train.resuming import checkpoint_to_continue, require_same_run
-from exo2ego.train.saving import saver_of
+from exo2ego.train.resuming import checkpoint_to_continue, last_good_checkpoint, require_same_run
+from exo2ego.train.saving import require_space, saver_of
 from exo2ego.train.stage import Stage
+from exo2ego.train.stage_cost import speed_meter
 from exo2ego.train.stopping import EXIT_CODE_OF_SIGNAL
 from exo2ego.train.updating import Updater
 
@@ -35,6 +37,8 @@ FAILURES = "failures.jsonl"
 
 def run_stage(stage: Stage[Any], options: RunOptions) -> int:
     """Runs a stage to its end, continues it, or shows its plan (`--dry-run`); returns the exit code."""
+    if options.dry_run and not show_prediction(stage):
+        return 0
     accelerator = start_accelerator(stage.config)
     exit_code = _run(stage, options, accelerator)
     accelerator.end_training()
@@ -58,14 +62,20 @@ def _run(stage: Stage[Any], options: RunOptions, accelerator: Accelerator) -> in
     if options.dry_run:
         run = build_run(prepared, accelerator, resumed, run_dir=None)
         report_dry_run(run, prepared.model, prepared.rows, config)
+        run.updater.close()
         return 0
+    require_space(prepared, accelerator)
     if accelerator.is_main_process:
         _describe_folder(prepared, run_dir)
     run = build_run(prepared, accelerator, resumed, run_dir=run_dir)
     try:
         stopped_by = train(run)
+    except TrainingError as error:
+        raise TrainingError(f"{error}. {last_good_checkpoint(run_dir)}") from error
     finally:
         run.journal.close()
+    run.updater.close()
+    console.print(run.journal.summary(), markup=False)
     if not stopped_by:
         return 0
     console.print(f"stopped with a checkpoint in {run_dir}; continue with --resume auto", markup=False)
@@ -83,6 +93,7 @@ def build_run(
             prepared.table,
             learning_rate=config.optim.learning_rate,
             weight_decay=config.optim.weight_decay,
+            groups=config.optim.groups,
         ),
         betas=config.optim.betas,
         eps=config.optim.epsilon,
@@ -112,6 +123,7 @@ def build_run(
             total_steps=plan.total_steps,
             log_every=config.log_every,
             enabled=writes,
+            speed=speed_meter(prepared) if writes else None,
         ),
         failures=failures,
         save=saver_of(prepared, updater, scheduler, failures),
@@ -126,9 +138,9 @@ def _updater(prepared: Prepared, accelerator: Accelerator, optimizer: torch.opti
     largest = config.optim.max_gradient_norm
     if config.deepspeed is None:
         return Updater(accelerator, accelerator.prepare(prepared.model), optimizer, max_gradient_norm=largest)
-    from exo2ego.train.zero import ZeroUpdater
+    from exo2ego.train.zero import zero_updater
 
-    return ZeroUpdater(
+    return zero_updater(
         accelerator,
         prepared.model,
         optimizer,

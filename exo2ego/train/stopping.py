@@ -1,10 +1,16 @@
-"""Stopping on request: Ctrl-C, SIGTERM or SIGUSR1 ends a run after its step and a save, a second one at once."""
+"""Stopping on request: Ctrl-C, SIGTERM or SIGUSR1 ends a run after its step and a save, a second one at once.
+
+Under a launcher a second one changes nothing: the terminal or the scheduler tells every process, and so does the
+launcher, which has its own means (SIGKILL) for a run that takes too long.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 from types import FrameType, TracebackType
+
+from exo2ego.command_line import is_launched
 
 HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # SIGUSR1: what SLURM's --signal=USR1@120 sends before the end
 EXIT_CODE_OF_SIGNAL = 128
@@ -29,13 +35,16 @@ class StopRequest:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self.number:
+            if is_launched():
+                return
             raise KeyboardInterrupt
         self.number = number
         # not through the console, which may be in the middle of a line
-        os.write(2, b"\nstopping after this step, with a checkpoint; once more stops at once\n")
+        more = b"" if is_launched() else b"; once more stops at once"
+        os.write(2, b"\nstopping after this step, with a checkpoint" + more + b"\n")
 
 
-def ignore_in_worker(worker: int) -> None:
+def ignore_in_worker() -> None:
     """Keeps a loader worker alive through a Ctrl-C, which reaches every process of the terminal: the run decides."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)

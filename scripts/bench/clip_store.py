@@ -33,7 +33,7 @@ from exo2ego.data.pixels import CLIP_MEAN, CLIP_STD, preprocess
 from exo2ego.data.spans import Span
 from exo2ego.data.video import read_timed_frames
 from exo2ego.storage import atomic_path, write_jsonl
-from scripts.bench.video_decoding import ratio_interval
+from scripts.bench.side_by_side import ratio_interval
 
 WIDTH, HEIGHT, FRAME_RATE = 796, 448, 30
 SIZE, PATCH_SIZE, NUM_FRAMES = 336, 14, 16

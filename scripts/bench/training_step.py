@@ -1,53 +1,65 @@
-"""The training loop's own cost: beside a bare PyTorch loop on the same modules, at resume, and in a checkpoint.
+"""What the training loop costs beside the computation: ours, a bare PyTorch loop and transformers' Trainer.
 
-    OMP_NUM_THREADS=1 python -m scripts.bench.training_step [--rounds 20] [--steps 50]
+    OMP_NUM_THREADS=1 python -m scripts.bench.training_step [--rounds 5] [--steps 200]
 
-CPU milliseconds per optimiser step (best of interleaved rounds) of our loop, without and with its log files, against
-a plain loop with the same losses, clipping, fused AdamW and schedule; the losses must be equal bit for bit. Then the
-seconds until the first batch's samples are known at step 100 and at step 1,000,000 of 1.1M samples, and the seconds
-and bytes of a checkpoint against a raw write, flush and hash of as many bytes.
+The same 24 linear layers, three losses, clipping, fused AdamW and schedule in every loop. The bare loop takes a step
+between any two of the measured one, in the same thread. Prints CPU milliseconds per optimiser step: the mean of the
+best race, and the difference of the median steps with a bootstrap 95 % interval; the losses of all steps must be equal
+bit for bit. Then in which calls our loop spends its time.
 """
 
 from __future__ import annotations
 
 import argparse
+import cProfile
 import itertools
-import os
+import pstats
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
-import numpy
 import torch
 from accelerate import Accelerator
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
-from transformers import get_cosine_schedule_with_warmup
+from torch.utils.data import Dataset
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    get_cosine_schedule_with_warmup,
+)
 
 from exo2ego.console import console
 from exo2ego.data.batch import Batch
 from exo2ego.data.failures import FailureBudget
-from exo2ego.data.pairing import MicroBatches, SampleOrder
-from exo2ego.storage import hash_file
 from exo2ego.train.batch_plan import BatchPlan
-from exo2ego.train.checkpoint import save_checkpoint
 from exo2ego.train.journal import Journal
 from exo2ego.train.loop import TrainingRun, train
 from exo2ego.train.objective import Term, Terms
 from exo2ego.train.updating import Updater
+from scripts.bench.side_by_side import StepsBeside, difference_interval, with_interval
 
 WIDTH, DEPTH, BATCH = 144, 24, 96  # about 6 ms a step on one core
 LEARNING_RATE, LARGEST_NORM, WEIGHT_DECAY = 1e-3, 1.0, 0.02
-NUM_CLIPS, MEAN_VIEWS = 261_300, 4.29  # Exo2Ego Table 1: 1.1M pairs
-CHECKPOINT_PARAMETERS = 25_000_000  # 0.3 GB with both moments
+LOG_EVERY = 10
+OURS, LOGGED, TRAINER = "ours", "ours, JSONL and TensorBoard", "transformers Trainer"
+GOAL_MS = 0.25
+GOAL_OF_TRAINER = 0.25
 
 
 def toy_model() -> nn.Module:
-    """Returns 24 linear layers."""
-    torch.manual_seed(0)
-    return nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(DEPTH)))
+    """Returns 24 linear layers, always the same."""
+    model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(DEPTH)))
+    generator = torch.Generator().manual_seed(0)  # its own: the loops' threads share torch's
+    for parameter in model.parameters():
+        nn.init.uniform_(parameter, -(WIDTH**-0.5), WIDTH**-0.5, generator=generator)
+    return model
 
 
 def toy_batch() -> Batch:
@@ -74,39 +86,56 @@ def toy_losses(model: nn.Module, batch: Batch) -> Terms:
     }
 
 
+def mean_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Returns what the bare loop and the Trainer minimise: our loop's mean over the only micro-batch."""
+    return torch.stack([term.total / BATCH for term in toy_losses(model, batch).values()]).sum()
+
+
 def optimizer_and_schedule(
     model: nn.Module, steps: int
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LRScheduler]:
-    """Returns what both loops update with."""
+    """Returns what all loops update with."""
     optimizer = AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     return optimizer, get_cosine_schedule_with_warmup(optimizer, steps // 10, steps)
 
 
-def bare_loop(steps: int) -> tuple[float, list[float]]:
-    """Runs the plain loop; returns CPU seconds and losses."""
-    model, batch, losses = toy_model(), toy_batch(), []
+def bare_loop(steps: int, losses: list[float]) -> Iterator[None]:
+    """Takes a step of the plain loop at every `next`, and notes its loss."""
+    model, batch = toy_model(), toy_batch()
     optimizer, schedule = optimizer_and_schedule(model, steps)
-    began = time.process_time()
-    for _ in range(steps):
-        terms = toy_losses(model, batch)
-        loss = torch.stack([term.total / BATCH for term in terms.values()]).sum()
+    while True:
+        loss = mean_loss(model, batch)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), LARGEST_NORM)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    return time.process_time() - began, losses
+        yield
 
 
-def our_loop(steps: int, log_dir: Path | None) -> tuple[float, list[float]]:
-    """Runs `train`; returns CPU seconds and losses."""
-    model, batch, losses = toy_model(), toy_batch(), []
+def our_loop(beside: StepsBeside, steps: int, log_dir: Path | None) -> list[float]:
+    """Runs `train`, with or without its log files; returns the losses."""
+    losses: list[float] = []
+    run = our_run(beside.repeat(toy_batch(), steps), steps, log_dir, losses)
+    console.quiet = True
+    try:
+        if train(run):
+            raise KeyboardInterrupt
+    finally:
+        beside.end()
+        console.quiet = False
+        run.journal.close()
+    return losses
+
+
+def our_run(batches: Iterable[Batch], steps: int, log_dir: Path | None, losses: list[float]) -> TrainingRun:
+    """Returns what `train` runs on the toy; it saves nothing, and notes every loss in `losses`."""
+    model = toy_model()
     optimizer, schedule = optimizer_and_schedule(model, steps)
     accelerator = Accelerator(cpu=True, mixed_precision="no", rng_types=[])
-    updater = Updater(accelerator, accelerator.prepare(model), optimizer, max_gradient_norm=LARGEST_NORM)
     enabled = log_dir is not None
-    journal = Journal(log_dir or Path(), start_step=0, total_steps=steps, log_every=10, enabled=enabled)
+    journal = Journal(log_dir or Path(), start_step=0, total_steps=steps, log_every=LOG_EVERY, enabled=enabled)
     record = journal.record
 
     def record_and_note(step: int, metrics: dict[str, float]) -> None:
@@ -114,116 +143,168 @@ def our_loop(steps: int, log_dir: Path | None) -> tuple[float, list[float]]:
         record(step, metrics)
 
     journal.record = record_and_note  # type: ignore[method-assign]
-    run = TrainingRun(
-        updater=updater,
+    return TrainingRun(
+        updater=Updater(accelerator, accelerator.prepare(model), optimizer, max_gradient_norm=LARGEST_NORM),
         losses=toy_losses,
         scheduler=schedule,
-        batches=itertools.repeat(batch),
+        batches=batches,
         plan=BatchPlan(BATCH, BATCH, 1, 1, steps, steps // 10),
         precision="fp32",
         journal=journal,
         failures=FailureBudget(0.001),
         save=lambda step: None,
-        save_every=10,
+        save_every=LOG_EVERY,
         seed=0,
     )
-    console.quiet = True
-    began = time.process_time()
-    stopped = train(run)
-    seconds = time.process_time() - began
-    journal.close()
-    console.quiet = False
-    if stopped:
-        raise KeyboardInterrupt
-    return seconds, losses
+
+
+class ToyTrainer(Trainer):
+    """Transformers' Trainer on the toy; notes the loss of every step."""
+
+    losses: list[Tensor]
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Returns the mean loss."""
+        return mean_loss(model, inputs["batch"])
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Takes the Trainer's own step."""
+        loss = super().training_step(*args, **kwargs)
+        self.losses.append(loss.detach())
+        return loss
+
+
+class StepBesideTrainer(TrainerCallback):
+    """Lets the bare loop take a step before each of the Trainer's."""
+
+    def __init__(self, beside: StepsBeside) -> None:
+        self.beside = beside
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Ends the step before."""
+        self.beside.step()
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        """Ends the last one."""
+        self.beside.end()
+
+
+@dataclass
+class RepeatedBatch(Dataset[int]):
+    """Numbers in the place of samples; the collator turns any of them into the one batch."""
+
+    length: int
+    batch: Batch = field(default_factory=toy_batch)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+    def collate(self, items: list[int]) -> dict[str, Any]:
+        """Returns the batch."""
+        return {"batch": self.batch}
+
+
+def trainer_loop(beside: StepsBeside, steps: int, folder: Path) -> list[float]:
+    """Runs transformers' Trainer, logging as often as ours and saving nothing; returns the losses."""
+    model, samples = toy_model(), RepeatedBatch(steps)
+    options = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=1,
+        max_steps=steps,
+        max_grad_norm=LARGEST_NORM,
+        logging_steps=LOG_EVERY,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+    trainer = ToyTrainer(
+        model=model,
+        args=options,
+        train_dataset=samples,
+        data_collator=samples.collate,
+        optimizers=optimizer_and_schedule(model, steps),
+        callbacks=[StepBesideTrainer(beside)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.losses = []
+    trainer.train()
+    return torch.stack(trainer.losses).tolist()
+
+
+def race(loop: Callable[[StepsBeside], list[float]], steps: int) -> StepsBeside:
+    """Runs a loop and the bare one step by step in turns.
+
+    Raises `AssertionError` when their losses are not equal bit for bit.
+    """
+    expected: list[float] = []
+    beside = StepsBeside(bare_loop(steps, expected))
+    losses = loop(beside)
+    assert losses == expected, "other losses than the bare loop"
+    assert len(losses) == len(beside.seconds) == len(beside.other_seconds) == steps
+    return beside
 
 
 def compare_loops(rounds: int, steps: int) -> Table:
-    """Runs the loops in turns and returns their best times; raises `AssertionError` when a loss differs."""
+    """Returns the table of `rounds` races of each loop against the bare one."""
+    columns = ("bare, ms", "the loop, ms", "ratio of best races", "over bare, best races", "over bare, median (95 %)")
+    table = Table("loop", *columns, title=f"CPU ms per step, {rounds} races of {steps} steps, losses equal bit for bit")
+    over = {}
     with tempfile.TemporaryDirectory() as folder:
         logs = (Path(folder) / str(number) for number in itertools.count())
-        loops: dict[str, Callable[[], tuple[float, list[float]]]] = {
-            "bare PyTorch loop": lambda: bare_loop(steps),
-            "ours": lambda: our_loop(steps, None),
-            "ours, JSONL and TensorBoard": lambda: our_loop(steps, next(logs)),
+        loops: dict[str, Callable[[StepsBeside], list[float]]] = {
+            OURS: lambda beside: our_loop(beside, steps, None),
+            LOGGED: lambda beside: our_loop(beside, steps, next(logs)),
+            TRAINER: lambda beside: trainer_loop(beside, steps, Path(folder) / "trainer"),
         }
-        best = dict.fromkeys(loops, float("inf"))
-        expected = bare_loop(steps)[1]
-        for _ in range(rounds):
-            for name, loop in loops.items():
-                seconds, losses = loop()
-                assert losses == expected, f"{name}: other losses than the bare loop"
-                best[name] = min(best[name], seconds * 1000 / steps)
-    table = Table("loop", "CPU ms/step", "over bare, ms", title=f"{steps} steps, losses equal bit for bit")
-    for name, milliseconds in best.items():
-        table.add_row(name, f"{milliseconds:.3f}", f"{milliseconds - best['bare PyTorch loop']:+.3f}")
+        for loop in loops.values():
+            race(loop, steps)  # warms up
+        races = [{name: race(loop, steps) for name, loop in loops.items()} for _ in range(rounds)]
+    for name in loops:
+        own = [[second * 1000 for second in one[name].seconds] for one in races]
+        bare = [[second * 1000 for second in one[name].other_seconds] for one in races]
+        best, best_bare = min(map(fmean, own)), min(map(fmean, bare))
+        interval = difference_interval([*itertools.chain(*own)], [*itertools.chain(*bare)])
+        over[name] = interval[0]
+        numbers = (f"{best_bare:.3f}", f"{best:.3f}", f"{best / best_bare:.3f}", f"{best - best_bare:+.3f}")
+        table.add_row(name, *numbers, with_interval(interval, 3))
+    share = over[OURS] / over[TRAINER]
+    met = over[OURS] <= GOAL_MS and share <= GOAL_OF_TRAINER
+    table.caption = (
+        f"median: ours {over[OURS]:+.3f} ms, goal {GOAL_MS}; {share:.2f} of the Trainer's, goal {GOAL_OF_TRAINER}: "
+        + ("both met" if met else "NOT both met")
+    )
     return table
 
 
-def measure_resume(rounds: int) -> Table:
-    """Returns how long the loader takes to know its first samples at two very different steps."""
-    num_views = numpy.random.default_rng(0).choice([4, 5], NUM_CLIPS, p=[5 - MEAN_VIEWS, MEAN_VIEWS - 4])
-    best = dict.fromkeys((100, 1_000_000), float("inf"))
-    for _ in range(rounds):
-        for step in best:
-            began = time.process_time()
-            order = SampleOrder(num_views, "all_pairs", seed=0)
-            next(first_samples(order, step))
-            best[step] = min(best[step], (time.process_time() - began) * 1000)
-    table = Table("resume at step", "CPU ms to the first samples", title=f"{num_views.sum():,} samples, batch 256")
-    for step, milliseconds in best.items():
-        table.add_row(f"{step:,}", f"{milliseconds:.1f}")
+def profile_ours(steps: int, rows: int = 14) -> Table:
+    """Returns the calls of this package and the accelerator's in which a step of our loop spends its own time."""
+    run = our_run(itertools.repeat(toy_batch()), steps, None, [])
+    profiler = cProfile.Profile()
+    profiler.runcall(train, run)
+    stats: dict[Any, Any] = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
+    table = Table("function", "calls per step", "own µs per step, under the profiler", title="where our step spends it")
+    costly = sorted(stats.items(), key=lambda item: -item[1][2])
+    for (path, line, name), (_, calls, own, _, _) in costly[:rows]:
+        place = f"{Path(path).name}:{line} {name}" if line else name
+        table.add_row(place, f"{calls / steps:.1f}", f"{own / steps * 1e6:.0f}")
     return table
 
 
-def first_samples(order: SampleOrder, step: int) -> Iterator[object]:
-    """Returns the micro-batches from a step on."""
-    sizes = {"local_size": 8, "accumulation": 2, "process_index": 0, "num_processes": 16}
-    return iter(MicroBatches(order, **sizes, start_step=step, end_step=step + 1))
-
-
-def measure_checkpoint(rounds: int) -> Table:
-    """Returns the cost of a checkpoint of trained weights and two moments, and of writing as much without form."""
-    weights = {f"layer{number}": torch.randn(CHECKPOINT_PARAMETERS // 10) for number in range(10)}
-    state = {"state": {n: {"exp_avg": w.clone(), "exp_avg_sq": w.clone()} for n, w in enumerate(weights.values())}}
-    raw = torch.cat([*weights.values()] * 3).numpy().tobytes()
-    record = {"stage": "bench", "step": 1, "parent": None}
-    best = {"raw write, flush, hash": float("inf"), "save_checkpoint": float("inf")}
-    written = 0
-    for _ in range(rounds):
-        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-            began = time.perf_counter()
-            write_raw(Path(folder) / "raw", raw)
-            best["raw write, flush, hash"] = min(best["raw write, flush, hash"], time.perf_counter() - began)
-            began = time.perf_counter()
-            saved = save_checkpoint(Path(folder), record=record, trained=weights, optimizer_state=state)
-            best["save_checkpoint"] = min(best["save_checkpoint"], time.perf_counter() - began)
-            written = sum(path.stat().st_size for path in saved.path.iterdir())
-    share = written / (16 * CHECKPOINT_PARAMETERS)
-    table = Table("checkpoint", "seconds", title=f"{written / 1e9:.2f} GB, {share:.3f} of 16 bytes per trained weight")
-    for name, seconds in best.items():
-        table.add_row(name, f"{seconds:.2f}")
-    return table
-
-
-def write_raw(path: Path, content: bytes) -> None:
-    """Writes the bytes, waits for the disk, and hashes the file."""
-    with path.open("wb") as stream:
-        stream.write(content)
-        os.fsync(stream.fileno())
-    hash_file(path)
-
-
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line and prints the tables."""
     parser = argparse.ArgumentParser(prog="python -m scripts.bench.training_step", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=20, help="repetitions, in turns")
-    parser.add_argument("--steps", type=int, default=50, help="optimiser steps of a repetition")
-    arguments = parser.parse_args()
+    parser.add_argument("--rounds", type=int, default=5, help="races")
+    parser.add_argument("--steps", type=int, default=200, help="optimiser steps of a race")
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    console.print(compare_loops(arguments.rounds, arguments.steps))
-    console.print(measure_resume(5))
-    console.print(measure_checkpoint(5))
+    console.print(compare_loops(options.rounds, options.steps))
+    console.print(profile_ours(options.steps))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import argparse
 import functools
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -32,6 +32,7 @@ from exo2ego.console import console
 from exo2ego.data.pixels import padding_colour, preprocess
 from exo2ego.data.sampling import span_indices
 from exo2ego.data.video import read_frames
+from scripts.bench.side_by_side import ratio_interval
 
 WIDTH, HEIGHT, FRAME_RATE = 796, 448, 30  # Ego-Exo4D's downscaled 448p exo videos
 SIZE, PATCH_SIZE, NUM_FRAMES = 336, 14, 16
@@ -151,16 +152,6 @@ def measure(path: Path, workload: Workload, rounds: int, clips: int) -> dict[str
                 method(path, start_s, start_s + workload.clip_s)
             milliseconds[name].append((time.process_time() - began) / clips * 1e3)
     return milliseconds
-
-
-def ratio_interval(numerator: Sequence[float], denominator: Sequence[float]) -> tuple[float, float, float]:
-    """Returns the ratio of medians and its bootstrap 95 % interval over rounds."""
-    rng = np.random.default_rng(2)
-    above, below = np.asarray(numerator), np.asarray(denominator)
-    picks = rng.integers(0, len(above), (2000, len(above)))
-    ratios = np.median(above[picks], axis=1) / np.median(below[picks], axis=1)
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return float(np.median(above) / np.median(below)), float(low), float(high)
 
 
 def soak(path: Path, num_clips: int, video_s: float) -> None:

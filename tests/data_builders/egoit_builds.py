@@ -16,7 +16,7 @@ def build(source: Source[Any, Any], root: Path, **options: Any) -> tuple[list[Co
     """Returns the conversations and the summary of a build into `out` beside `root` (or the given `out`)."""
     options = {"root": root, "out": root.parent / "out", **options}
     summary = build_source(source, source.options.model_validate(options))
-    return read_conversations(Path(options["out"]) / f"{source.name}.jsonl"), summary
+    return list(read_conversations(Path(options["out"]) / f"{source.name}.jsonl")), summary
 
 
 def load_with_datasets(path: Path, cache: Path) -> Any:

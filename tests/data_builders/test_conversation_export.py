@@ -56,7 +56,7 @@ def exported(tmp_path: Path, form: str, *rows: Conversation, **changes: Any) -> 
 def read_back(tmp_path: Path, **changes: Any) -> tuple[dict[str, Any], list[Conversation]]:
     out = tmp_path / "read"
     summary = build_source(SOURCE, VideoLLaMA2Options.model_validate({"root": tmp_path, "out": out, **changes}))
-    return summary, read_conversations(out / TABLE)
+    return summary, list(read_conversations(out / TABLE))
 
 
 def test_answers_about_videos_are_read_and_the_rest_is_counted(tmp_path: Path) -> None:

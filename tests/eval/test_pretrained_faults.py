@@ -18,7 +18,7 @@ from eval.answerers.pretrained import PretrainedAnswerer
 from eval.answerers.protocol import ScoreRequest
 from eval.answerers.video_llava import VideoLlavaAnswerer
 from eval.predictions import read_predictions
-from exo2ego.errors import CheckpointError, EvaluationError, Exo2EgoError
+from exo2ego.errors import CheckpointError, ConfigError, EvaluationError, Exo2EgoError
 from exo2ego.storage import read_json
 from tests.eval.evaluation_setup import write_setup
 from tests.eval.test_egobench import ALL_MODES, CONFIG
@@ -94,7 +94,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[Exo2EgoError], str]] = {
     "a misshapen tensor": (misshape, CheckpointError, "1 misshapen"),
     "no weights": (without(WEIGHTS), CheckpointError, "holds no *.safetensors"),
     "pickled weights": (pickle_weights, CheckpointError, "weights in pickles are not read"),
-    "no config.json": (without("config.json"), CheckpointError, "no config.json"),
+    "no config.json": (without("config.json"), ConfigError, "has no config.json"),
     "a cut config.json": (lambda folder: (folder / "config.json").write_text("{"), CheckpointError, "config.json"),
     "no processor": (without("processor_config.json"), CheckpointError, "the processor cannot be loaded"),
     "no tokenizer": (
@@ -129,7 +129,7 @@ def test_a_model_with_code_of_its_own_is_not_run(folder: Path, tmp_path: Path) -
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such folder; give a model folder of transformers or a hub name"):
+    with pytest.raises(ConfigError, match=r"SOURCE: folder .*absent does not exist; give a folder or a hub name"):
         load(f"transformers:{tmp_path / 'absent'}")
 
 

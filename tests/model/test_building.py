@@ -94,6 +94,20 @@ def test_a_language_model_with_a_missing_tensor_is_an_error(tmp_path: Path) -> N
         with_language_model(tmp_path)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("attention", [None, "sdpa", "eager"])
+def test_no_token_sees_a_later_one(attention: str | None) -> None:
+    """transformers makes no causal mask for a model without a named attention kernel."""
+    model = tiny_model(attention=attention)
+    assert model.model.language_model.config._attn_implementation == (attention or "sdpa")
+    ids = random_ids(model)
+    changed = ids.clone()
+    changed[:, -1] = 5
+    first, second = (model(input_ids=each, pixel_values_videos=random_pixels(2)).logits for each in (ids, changed))
+    assert torch.equal(first[:, :-1], second[:, :-1])
+    assert not torch.equal(first[:, -1], second[:, -1])
+
+
 def test_save_and_load_keep_every_tensor_and_logit(tmp_path: Path) -> None:
     model = tiny_model(STAGE2)
     model.save_pretrained(tmp_path)

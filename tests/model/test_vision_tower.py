@@ -24,8 +24,8 @@ from exo2ego.errors import CheckpointError, ConfigError
 from exo2ego.model.building import build_model
 from exo2ego.model.options import PartOptions
 from exo2ego.model.parts import ModelParts
-from exo2ego.model.vision_tower import VisionTower, truncated_config, without_head
-from tests.tiny_models import BLOCKS, IMAGE_SIZE, TOWER, TOWER_WIDTH, random_pixels, tiny_options, tiny_tokenizer
+from exo2ego.model.vision_tower import FrameTower, VisionTower, tower_class, without_head
+from tests.tiny_models import BLOCKS, IMAGE_SIZE, TOWER_WIDTH, random_pixels, tiny_options, tiny_tokenizer
 
 SIZES = {"hidden_size": TOWER_WIDTH, **BLOCKS}
 PICTURES = {"image_size": IMAGE_SIZE, "patch_size": 4, **SIZES}
@@ -39,9 +39,9 @@ def full_tower(model_type: str) -> PreTrainedModel:
 
 def truncated_copy(full: PreTrainedModel, layer: int) -> VisionTower:
     """The same weights in a tower that ends at `layer`."""
-    tower = AutoModel.from_config(truncated_config(full.config, layer))
+    tower = AutoModel.from_config(FrameTower.truncated(full.config, layer))
     tower.load_state_dict(full.state_dict(), strict=False)
-    return VisionTower(full.config, layer, tower).eval()
+    return FrameTower(full.config, layer, tower).eval()
 
 
 def hidden_patches(full: PreTrainedModel, pixels: Tensor, layer: int) -> Tensor:
@@ -62,7 +62,7 @@ def test_truncated_tower_gives_the_hidden_state_of_the_full_one(model_type: str,
 
 @pytest.mark.parametrize("model_type", ["clip_vision_model", "siglip_vision_model"])
 def test_every_weight_that_is_kept_gets_a_gradient(model_type: str) -> None:
-    tower = VisionTower(AutoConfig.for_model(model_type, **PICTURES), -2)
+    tower = FrameTower(AutoConfig.for_model(model_type, **PICTURES), -2)
     tower(random_pixels(1)).square().sum().backward()
     assert not [name for name, parameter in tower.named_parameters() if parameter.grad is None]
 
@@ -76,7 +76,7 @@ def test_siglip_loses_its_final_norm_and_pooling() -> None:
 @pytest.mark.parametrize("layer", [-5, 4])
 def test_a_layer_that_the_tower_does_not_have_is_refused(layer: int) -> None:
     with pytest.raises(ConfigError, match="hidden states 0 to 3, or -4 to -1"):
-        truncated_config(AutoConfig.for_model("clip_vision_model", **PICTURES), layer)
+        FrameTower.truncated(AutoConfig.for_model("clip_vision_model", **PICTURES), layer)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,28 @@ def test_a_cut_weight_file_is_an_error(published: Callable[[str], Path], tmp_pat
         build_with_tower(folder)
 
 
-def test_a_teacher_of_another_shape_is_refused() -> None:
-    options = tiny_options(teacher_tower=PartOptions(architecture={**TOWER, "patch_size": 8}))
-    with pytest.raises(ConfigError, match=r"32 channels on 4x4 patches.*32 on 8x8"):
-        build_model(options, ModelParts(teacher=True), tiny_tokenizer(), seed=0)
+def test_an_architecture_without_a_tower_class_is_refused() -> None:
+    part = PartOptions(architecture={"model_type": "dinov2"})
+    with pytest.raises(ConfigError, match=r"model_type `dinov2` is none of clip_vision_model, .*docs/extending\.md"):
+        build_model(tiny_options(vision_tower=part), ModelParts(), tiny_tokenizer(), seed=0)
+
+
+@torch.no_grad()
+def test_pixels_beyond_the_last_whole_patch_are_not_seen() -> None:
+    """SigLIP2-so400m-patch14-384: 27 patches of 14 px, 6 px left over."""
+    tower = FrameTower(AutoConfig.for_model("siglip_vision_model", **{**PICTURES, "image_size": 30}), -2).eval()
+    pixels = torch.randn(1, 2, 3, 30, 30)
+    changed = pixels.clone()
+    changed[..., 28:], changed[..., 28:, :] = 0, 0
+    assert tower.geometry.grid(2) == (2, 7, 7)
+    assert tower(pixels).shape == (1, 2, 49, TOWER_WIDTH)
+    assert torch.equal(tower(pixels), tower(changed))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "statistics"),
+    [("clip_vision_model", "clip"), ("siglip_vision_model", "siglip"), ("qwen2_vl_vision", "clip")],
+)
+def test_every_tower_says_how_its_pixels_are_normalised(model_type: str, statistics: str) -> None:
+    config = AutoConfig.for_model(model_type)
+    assert tower_class(config).pixel_statistics(config) == statistics

@@ -111,9 +111,41 @@ def test_too_little_space_is_noticed_before_writing(tmp_path: Path, monkeypatch:
     save(tmp_path, 2)
     usage = shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(CheckpointError, match=r"two optimiser moments\) needs 0.00 GB, only 0.00 GB are free"):
+    with pytest.raises(
+        CheckpointError, match=r"a checkpoint \(weights, optimiser\) needs 0.00 GB, only 0.00 GB are free"
+    ):
         save(tmp_path, 4)
     assert steps(tmp_path) == [2]
+
+
+@pytest.mark.parametrize(
+    ("total", "every", "last", "for_good", "kept"),
+    [(10, 2, 2, None, 2), (10, 2, 2, 4, 4), (3, 2, 5, None, 2), (100, 7, 1, 10, 2), (6, 2, 2, 2, 3), (1, 5, 2, 1, 1)],
+)
+def test_what_a_run_keeps_is_foreseen(
+    tmp_path: Path, total: int, every: int, last: int, for_good: int | None, kept: int
+) -> None:
+    assert module.num_kept(total, every_steps=every, keep_last=last, keep_every=for_good) == kept
+    most = 0
+    for step in sorted({*range(every, total + 1, every), total}):
+        save(tmp_path, step)
+        rotate_checkpoints(tmp_path, newest_step=step, keep_last=last, keep_every=for_good)
+        most = max(most, len(steps(tmp_path)))
+    assert most <= kept
+
+
+def test_too_little_space_for_all_that_is_kept_is_noticed_at_the_start(
+    corpus: TinyCorpus, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room for two checkpoints, where three are kept and one is written."""
+    size = module.checkpoint_bytes(find_checkpoint(chain.stage2).tensors().values())
+    usage = shutil._ntuple_diskusage(10**9, 0, 2 * size)
+    arguments = ("max_steps=6", "checkpoint.every_steps=2", f"parent={chain.stage1}")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr("exo2ego.train.run.build_run", lambda *_, **__: pytest.fail("it went on"))
+    with pytest.raises(CheckpointError, match=r"out: room for 4 checkpoints \(those that checkpoint\.keep_last .*free"):
+        run("stage2", corpus, tmp_path / "out", *arguments, "checkpoint.keep_last=3")
+    assert not list((tmp_path / "out").iterdir())
 
 
 def run_on_a_small_disk(corpus: TinyCorpus, run_dir: Path, parent: Path) -> None:

@@ -65,7 +65,10 @@ def with_nan_gradient(terms: Terms, number: int) -> Terms:
     [
         (with_nan_loss, r"step 2: {'loss': nan, 'loss/kl': nan, 'gradient_norm': nan}: not finite"),
         (with_infinite_loss, r"step 2: {'loss': inf, 'loss/text': inf.*not finite"),
-        (with_nan_gradient, r"step 2: {'gradient_norm': nan}: not finite .*none, the losses are finite"),
+        (
+            with_nan_gradient,
+            r"step 2: {'gradient_norm': nan}: not finite .*The losses are finite, .* 4 samples, the first: \['take",
+        ),
     ],
 )
 def test_a_step_that_is_not_finite_changes_nothing(corpus: TinyCorpus, change: FaultyLosses, message: str) -> None:
@@ -106,7 +109,7 @@ def test_a_nan_on_the_command_line_keeps_the_checkpoint(
 
     losses = Stage2.losses
     monkeypatch.setattr(Stage2, "losses", lambda stage, model, batch: with_nan_loss(losses(stage, model, batch), 3))
-    with pytest.raises(TrainingError, match="no weight was changed"):
+    with pytest.raises(TrainingError, match=r"no weight was changed.*run has no good checkpoint yet$"):
         run("stage2", corpus, tmp_path / "run", "max_steps=2", f"parent={chain.stage1}")
     assert metrics(tmp_path / "run") == []
     monkeypatch.undo()

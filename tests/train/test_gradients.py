@@ -15,8 +15,8 @@ from exo2ego.train.processes import start_accelerator
 from exo2ego.train.run import build_run
 from exo2ego.train.stopping import StopRequest
 from exo2ego.train.updating import Updater
-from tests.tiny_corpus import TinyCorpus
-from tests.tiny_runs import prepare_orphan
+from tests.tiny_corpus import NUM_EXO_VIEWS, TinyCorpus
+from tests.tiny_runs import batch_of, prepare_orphan
 
 # the steps here are looked at, not taken
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
@@ -51,7 +51,7 @@ def assert_same_gradients(ours: dict[str, Tensor], theirs: dict[str, Tensor]) ->
 
 
 @pytest.mark.parametrize("pairing", ["all_pairs", "grouped"])
-@pytest.mark.parametrize("local_size", [4, 1])
+@pytest.mark.parametrize("local_size", [4, 2, 1])
 def test_accumulation_changes_nothing(
     corpus: TinyCorpus, monkeypatch: pytest.MonkeyPatch, pairing: str, local_size: int
 ) -> None:
@@ -102,3 +102,35 @@ def test_the_step_is_the_gradient_of_the_plain_mean(corpus: TinyCorpus, monkeypa
     assert metrics["target_tokens"] == count
     plain = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert_same_gradients({name: gradients[name] for name in plain}, plain)
+
+
+def test_a_grouped_clip_has_the_gradient_of_its_pairs_average(corpus: TinyCorpus) -> None:
+    """One pass with all views of a clip, against the mean over one pass per view: KL, cycle and text together."""
+    grouped = prepare_orphan("stage2", corpus, "pairing=grouped")
+    pairs = prepare_orphan("stage2", corpus, "pairing=all_pairs")
+    whole = batch_of(grouped, [0])
+    clip = whole.sample_ids[0]
+    singles = [batch_of(pairs, [position]) for position in range(len(pairs.order))]
+    of_clip = [batch for batch in singles if batch.sample_ids[0].startswith(f"{clip}@")]
+    assert len(of_clip) in NUM_EXO_VIEWS
+    gradients = []
+    for prepared, batches in ((grouped, [whole]), (pairs, of_clip)):
+        prepared.model.zero_grad()
+        for batch in batches:
+            terms = prepared.stage.losses(prepared.model, batch)
+            torch.stack([term.weight * term.total / len(batches) for term in terms.values()]).sum().backward()
+        named = prepared.model.named_parameters()
+        gradients.append({name: parameter.grad for name, parameter in named if parameter.grad is not None})
+    assert_same_gradients(*gradients)
+
+
+def test_one_forward_of_a_grouped_clip_runs_each_part_once(corpus: TinyCorpus) -> None:
+    prepared = prepare_orphan("stage2", corpus, "pairing=grouped")
+    model = prepared.model.model
+    calls: dict[str, int] = {}
+    for name in ("vision_tower", "teacher_tower", "language_model"):
+        getattr(model, name).register_forward_hook(
+            lambda module, inputs, output, name=name: calls.update({name: calls.get(name, 0) + 1})
+        )
+    prepared.stage.losses(prepared.model, batch_of(prepared, [0]))
+    assert calls == {"vision_tower": 1, "teacher_tower": 1, "language_model": 1}

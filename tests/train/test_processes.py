@@ -1,122 +1,230 @@
-"""Several processes are one: the same losses and weights with DDP and ZeRO-2, and runs that change their number."""
+"""Several processes are one: DDP and every ZeRO stage give the losses, gradients and weights of a single process.
+
+Measured relative differences of four steps in float32: losses 2e-7, gradient norms 3e-7, gradients 3e-7, weights 2e-5
+of the way they went. Two choices of the runs make that visible. AdamW's epsilon is 1e-5: with 1e-8 a rounding
+difference of a gradient near 0 becomes a step of the other sign. The mapper has layer norm: a bias in front of an
+instance norm has the gradient 0 up to rounding, and an instance norm over flat frames enlarges rounding (norms 1e-5,
+once 4e-3; weights 1e-2). The same holds for the biases of CLIP's keys, which epsilon covers.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from exo2ego.errors import ConfigError
 from exo2ego.train.checkpoint import find_checkpoint, load_optimizer_state
-from exo2ego.train.zero import OURS, deepspeed_plugin
 from tests.shared_data import REPOSITORY
 from tests.tiny_corpus import TinyCorpus
-from tests.tiny_runs import metrics, overrides_for, run
+from tests.tiny_runs import metrics, run
 from tests.train.conftest import Chain
 
-# few and small steps: AdamW turns a rounding difference of a gradient near 0 into a step of the other sign
-SCHEDULE = ("epochs=2", "max_steps=4", "checkpoint.every_steps=2", "batch.local_size=1", "optim.learning_rate=1e-5")
-ZERO_2 = f"deepspeed={REPOSITORY / 'stages' / 'configs' / 'deepspeed' / 'zero2.json'}"
+needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
+
+SCHEDULE = (
+    "epochs=2",
+    "max_steps=4",
+    "batch.local_size=1",
+    "checkpoint.every_steps=1",
+    "checkpoint.keep_last=4",
+    "optim.learning_rate=1e-5",
+    "optim.epsilon=1e-5",
+    "model.mapper.norm=layer",
+)
 
 
-def torchrun(
-    num_processes: int, name: str, corpus: TinyCorpus, run_dir: Path, *overrides: str, resume: str = ""
-) -> str:
-    """Runs a stage in several processes; returns what they printed."""
-    config = REPOSITORY / "stages" / "configs" / "tiny" / f"{name}.yaml"
-    start = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={num_processes}", "--standalone"]
-    stage = ["-m", f"stages.{name}", "--config", str(config)]
-    changes = overrides_for(name, corpus, f"output_dir={run_dir}", *overrides)
-    options = ["--debug", *(["--resume", resume] if resume else [])]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+@dataclass(frozen=True)
+class Job:
+    """A run of one stage; `name` is its folder."""
+
+    name: str
+    stage: str
+    overrides: tuple[str, ...]
+    resume: str | None = None
+
+
+@dataclass(frozen=True)
+class References:
+    """The runs of every stage in one process, below `folder`."""
+
+    corpus: TinyCorpus
+    folder: Path
+    jobs: tuple[Job, ...]
+
+
+@pytest.fixture(scope="module")
+def references(corpus: TinyCorpus, chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> References:
+    folder = tmp_path_factory.mktemp("one")
+    parent = f"parent={folder / 'grouped'}"
+    jobs = (
+        Job("init_ego", "init_ego", ()),
+        # 30 samples in steps of 8: the last step runs on into the next epoch, and no process has less to do
+        Job("stage1", "stage1", (f"parent={chain.init_ego}", "batch.global_size=8", "epochs=1")),
+        Job("all_pairs", "stage2", (f"parent={chain.stage1}",)),
+        Job("grouped", "stage2", (f"parent={chain.stage1}", "pairing=grouped")),
+        Job("stage3", "stage3", (parent, "lora.dropout=0")),
+        Job("bf16", "stage3", (parent, "lora.dropout=0", "precision=bf16")),
+    )
+    for job in jobs:
+        assert run(job.stage, corpus, folder / job.name, *SCHEDULE, *job.overrides) == 0
+    return References(corpus, folder, jobs)
+
+
+def launch(references: References, folder: Path, jobs: list[Job]) -> str:
+    """Runs jobs one after another in two processes; returns what they printed."""
+    corpus = references.corpus
+    paths = [str(path) for path in (corpus.root, corpus.clips, corpus.conversations, corpus.language_model)]
+    rows = [
+        {
+            "stage": job.stage,
+            "corpus": paths,
+            "output_dir": str(folder / job.name),
+            "overrides": [*SCHEDULE, *job.overrides],
+            "resume": job.resume,
+        }
+        for job in jobs
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "jobs.json").write_text(json.dumps(rows), encoding="utf-8")
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     done = subprocess.run(
-        [*start, *stage, *changes, *options],
+        [*start, "-m", "tests.train.every_stage", str(folder / "jobs.json")],
         cwd=REPOSITORY,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return done.stdout + done.stderr
 
 
-def flat(checkpoint: Path) -> Tensor:
+def zero(stage: int, folder: Path) -> str:
+    """Returns the override for a shipped DeepSpeed file; tiny tensors are split too, where ZeRO-3 would keep them."""
+    values = json.loads((REPOSITORY / "stages" / "configs" / "deepspeed" / f"zero{stage}.json").read_text())
+    if stage == 3:
+        values["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    path = folder / f"zero{stage}.json"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    return f"deepspeed={path}"
+
+
+def at_step(run_dir: Path, step: int) -> Path:
+    return run_dir / "checkpoints" / f"step_{step:08d}"
+
+
+def weights(checkpoint: Path) -> Tensor:
     tensors = find_checkpoint(checkpoint).tensors()
+    assert all(tensor.dtype == torch.float32 for tensor in tensors.values())  # master weights, with bf16 too
     return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
 
 
-def assert_same(ours: Path, theirs: Path) -> None:
-    """Equal up to the order of additions; measured: losses 2e-7, norms 1e-5 and once 1.4e-4
-    (cause not established), weights 8e-3 of two steps' way."""
-    for mine, other in zip(metrics(ours), metrics(theirs), strict=True):
+def optimizer_state(checkpoint: Path) -> dict[str, Any]:
+    state: dict[str, Any] = load_optimizer_state(find_checkpoint(checkpoint))["optimizer"]
+    return state
+
+
+def moments(checkpoint: Path, key: str) -> Tensor:
+    return torch.cat([state[key].flatten() for _, state in sorted(optimizer_state(checkpoint)["state"].items())])
+
+
+def assert_near(ours: Tensor, theirs: Tensor, tolerance: float, scale: Tensor | None = None) -> None:
+    assert float((ours - theirs).norm()) <= tolerance * float((theirs if scale is None else scale).norm())
+
+
+def assert_same_metrics(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], *, loss: float, norm: float) -> None:
+    assert len(ours) == len(theirs)
+    for mine, other in zip(ours, theirs, strict=True):
         assert mine.keys() == other.keys()
-        assert mine["loss"] == pytest.approx(other["loss"], rel=1e-5)
-        assert mine["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-3)
+        assert mine["loss"] == pytest.approx(other["loss"], rel=loss)
+        assert mine["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=norm)
         for name in ("step", "target_tokens", "sequence_tokens", "learning_rate", "unreadable"):
             assert mine[name] == other[name]
-    way = flat(theirs) - flat(theirs / "checkpoints" / "step_00000002")
-    assert float((flat(ours) - flat(theirs)).norm()) < 0.02 * float(way.norm())
 
 
-def test_two_processes_are_one(corpus: TinyCorpus, chain: Chain, tmp_path: Path) -> None:
-    arguments = (*SCHEDULE, "pairing=grouped", f"parent={chain.stage1}")
-    said = torchrun(2, "stage2", corpus, tmp_path / "two", *arguments)
-    assert said.count("batch  2 processes x 1 clips x 2 = 4") == 1  # only the main process talks
-    assert said.count("step 4/4") == 1
-    assert run("stage2", corpus, tmp_path / "one", *arguments) == 0
-    assert_same(tmp_path / "two", tmp_path / "one")
-    # a run that two processes began goes on in one
-    earlier = tmp_path / "two" / "checkpoints" / "step_00000002"
-    assert run("stage2", corpus, tmp_path / "less", *arguments, resume=str(earlier)) == 0
-    for mine, other in zip(metrics(tmp_path / "less"), metrics(tmp_path / "one")[2:], strict=True):
-        assert mine["loss"] == pytest.approx(other["loss"], rel=1e-5)
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    assert_same_metrics(metrics(ours), metrics(theirs), loss=3e-6, norm=1e-5)
+    assert weights(ours).shape == weights(theirs).shape
+    way = weights(theirs) - weights(at_step(theirs, 1))
+    for step in (1, 4):
+        mine, other = at_step(ours, step), at_step(theirs, step)
+        assert_near(moments(mine, "exp_avg"), moments(other, "exp_avg"), 3e-6)  # in step 1 the gradient itself
+        assert_near(moments(mine, "exp_avg_sq"), moments(other, "exp_avg_sq"), 3e-6)
+        assert_near(weights(mine), weights(other), 2e-4, scale=way)
+    mine_state, other_state = optimizer_state(ours), optimizer_state(theirs)
+    assert [group["params"] for group in mine_state["param_groups"]] == [
+        g["params"] for g in other_state["param_groups"]
+    ]
+    counters = {state["step"].data_ptr() for state in mine_state["state"].values()}
+    assert len(counters) == len(mine_state["state"])  # a shared one would be counted up once for every parameter
+    for index, state in other_state["state"].items():
+        assert float(mine_state["state"][index]["step"]) == float(state["step"]) == 4
+
+
+def assert_same_bf16_run(ours: Path, theirs: Path) -> None:
+    """One weight that differs in its last bit can move roundings to bf16: only step 1 must be the same to the bit."""
+    mine, other = at_step(ours, 1), at_step(theirs, 1)
+    assert_near(moments(mine, "exp_avg"), moments(other, "exp_avg"), 3e-6)
+    assert_same_metrics(metrics(ours)[:1], metrics(theirs)[:1], loss=3e-6, norm=1e-5)
+    assert_same_metrics(metrics(ours), metrics(theirs), loss=1e-4, norm=2e-2)
+    way = weights(theirs) - weights(at_step(theirs, 1))
+    assert_near(weights(ours), weights(theirs), 0.1, scale=way)
+
+
+def assert_all_same(folder: Path, references: References) -> None:
+    for job in references.jobs:
+        check = assert_same_bf16_run if job.name == "bf16" else assert_same_run
+        check(folder / job.name, references.folder / job.name)
+
+
+def continued(references: References, name: str, origin: Path, *overrides: str) -> Job:
+    """Returns the job that continues a stage-3 run of some folder after its second step."""
+    job = references.jobs[-2]
+    assert job.name == "stage3"
+    return replace(job, name=name, overrides=(*job.overrides, *overrides), resume=str(at_step(origin / "stage3", 2)))
+
+
+def assert_continued(run_dir: Path, references: References) -> None:
+    original = references.folder / "stage3"
+    assert_same_metrics(metrics(run_dir), metrics(original)[2:], loss=3e-6, norm=1e-5)
+    assert_near(weights(run_dir), weights(original), 2e-4, scale=weights(original) - weights(at_step(original, 1)))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
-def test_zero_2_is_ddp(corpus: TinyCorpus, chain: Chain, tmp_path: Path) -> None:
-    """Accumulation, gradient norm, update, checkpoint and resume, with LoRA, whose tensors are frozen and trained."""
-    arguments = (*SCHEDULE, f"parent={chain.stage2}", "lora.dropout=0")
-    assert run("stage3", corpus, tmp_path / "one", *arguments) == 0
-    torchrun(2, "stage3", corpus, tmp_path / "zero", *arguments, ZERO_2)
-    assert_same(tmp_path / "zero", tmp_path / "one")
-    states = [load_optimizer_state(find_checkpoint(tmp_path / name))["optimizer"] for name in ("zero", "one")]
-    assert [group["params"] for group in states[0]["param_groups"]] == [g["params"] for g in states[1]["param_groups"]]
-    for index, state in states[1]["state"].items():
-        assert float(states[0]["state"][index]["step"]) == float(state["step"]) == 4
-        for moment in ("exp_avg", "exp_avg_sq"):
-            torch.testing.assert_close(states[0]["state"][index][moment], state[moment], rtol=1e-3, atol=1e-7)
-    # ZeRO goes on from ZeRO, and from DDP
-    for origin in ("zero", "one"):
-        earlier = tmp_path / origin / "checkpoints" / "step_00000002"
-        torchrun(2, "stage3", corpus, tmp_path / f"from_{origin}", *arguments, ZERO_2, resume=str(earlier))
-        for mine, other in zip(metrics(tmp_path / f"from_{origin}"), metrics(tmp_path / "one")[2:], strict=True):
-            assert mine["loss"] == pytest.approx(other["loss"], rel=1e-5)
-        torch.testing.assert_close(flat(tmp_path / f"from_{origin}"), flat(tmp_path / "one"), rtol=0, atol=2e-6)
+def test_ddp_is_one_process(references: References, tmp_path: Path) -> None:
+    said = launch(references, tmp_path, [*references.jobs, continued(references, "less", references.folder)])
+    assert said.count("batch  2 processes x 1 clips x 4 = 8") == 1  # only the main process talks
+    assert said.count("step 4/4") == len(references.jobs) + 1
+    assert "do not match bucket view strides" not in said
+    assert_all_same(tmp_path, references)
+    assert_continued(tmp_path / "less", references)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{"zero_optimization": {"stage": 3}}', r"stage is 3, expected 1 or 2; drop `deepspeed` for DDP"),
-        ("{}", "stage is None, expected 1 or 2"),
-        *[(f'{{"zero_optimization": {{"stage": 2}}, "{key}": 1}}', f"remove {key}: batch, optim") for key in OURS],
-    ],
-)
-def test_a_deepspeed_file_that_training_cannot_follow(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "zero.json").write_text(content, encoding="utf-8")
-    with pytest.raises(ConfigError, match=message):
-        deepspeed_plugin(tmp_path / "zero.json")
-
-
-def test_deepspeed_needs_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(ConfigError, match="start with `torchrun"):
-        deepspeed_plugin(Path(ZERO_2.partition("=")[2]))
+@pytest.mark.slow
+@needs_deepspeed
+@pytest.mark.parametrize("stage", [2, 3])
+def test_zero_is_one_process(references: References, tmp_path: Path, stage: int) -> None:
+    """Every stage; ZeRO goes on from one process, from other ZeRO stages, and one process goes on from ZeRO."""
+    sharded = zero(stage, tmp_path)
+    jobs = [replace(job, overrides=(*job.overrides, sharded)) for job in references.jobs]
+    jobs.append(continued(references, "from_one", references.folder, sharded))
+    other = zero(1 if stage == 2 else 2, tmp_path)
+    jobs.append(continued(references, "from_zero", tmp_path, other))
+    launch(references, tmp_path, jobs)
+    if stage == 3:  # a launch of its own: accelerate cannot leave DeepSpeed within a process
+        launch(references, tmp_path, [continued(references, "ddp_from_zero", tmp_path)])
+    assert_all_same(tmp_path, references)
+    alone = continued(references, "one_from_zero", tmp_path)
+    where = tmp_path / alone.name
+    assert run(alone.stage, references.corpus, where, *SCHEDULE, *alone.overrides, resume=alone.resume) == 0
+    for name in ("from_one", "from_zero", alone.name, *(["ddp_from_zero"] if stage == 3 else [])):
+        assert_continued(tmp_path / name, references)

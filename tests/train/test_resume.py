@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,11 +26,15 @@ from tests.train.conftest import Chain
 SCHEDULE = ("epochs=2", "max_steps=null", "checkpoint.every_steps=2", "checkpoint.keep_last=2")
 STAGE_2 = ("stage2", "stage1", (*SCHEDULE, "pairing=one_view"))
 STAGE_3 = ("stage3", "stage2", (*SCHEDULE, "lora.dropout=0.3"))
+INIT_EGO = ("init_ego", "", SCHEDULE)
+STAGE_1 = ("stage1", "init_ego", (*SCHEDULE, "max_steps=6"))
+STAGE_2_PAIRS = ("stage2", "stage1", (*SCHEDULE, "pairing=all_pairs", "max_steps=6"))
+STAGE_2_GROUPED = ("stage2", "stage1", (*SCHEDULE, "pairing=grouped"))
 Case = tuple[str, str, tuple[str, ...]]
 
 
 def arguments_for(case: Case, chain: Chain) -> tuple[str, ...]:
-    return (*case[2], f"parent={getattr(chain, case[1])}")
+    return (*case[2], f"parent={getattr(chain, case[1])}") if case[1] else case[2]
 
 
 def kill_self(*_: Any, **__: Any) -> None:
@@ -76,10 +78,6 @@ KILLS: dict[str, Callable[[], None]] = {
 def run_and_die(kill: str, name: str, corpus: TinyCorpus, run_dir: Path, overrides: tuple[str, ...]) -> None:
     KILLS[kill]()
     run(name, corpus, run_dir, *overrides)
-
-
-def run_on(name: str, corpus: TinyCorpus, run_dir: Path, overrides: tuple[str, ...]) -> None:
-    raise SystemExit(run(name, corpus, run_dir, *overrides, resume="auto"))
 
 
 @pytest.fixture(scope="module")
@@ -149,23 +147,30 @@ def test_killed_and_continued_is_bit_identical(
 
 
 @pytest.mark.slow
-def test_killed_at_random_until_it_is_done(corpus: TinyCorpus, chain: Chain, tmp_path: Path) -> None:
-    """The clock decides where it dies, in the loop, in a save, while starting: in the end nothing differs."""
-    arguments, chance = (*arguments_for(STAGE_3, chain), "epochs=8"), random.Random(0)
-    assert in_child(run_on, "stage3", corpus, tmp_path / "warm", (*arguments, "max_steps=1")) == 0
-    began = time.monotonic()
-    assert in_child(run_on, "stage3", corpus, tmp_path / "whole", arguments) == 0
-    whole_s = time.monotonic() - began
-    deaths = 0
-    for _ in range(100):
-        life_s = chance.uniform(0.25, 0.6) * whole_s
-        try:
-            assert in_child(run_on, "stage3", corpus, tmp_path / "killed", arguments, timeout_s=life_s) == 0
-            break
-        except TimeoutError:
-            deaths += 1
-    assert deaths >= 2
-    assert_same_runs(tmp_path / "killed", tmp_path / "whole", num_steps=24)
+@pytest.mark.parametrize(
+    "case", [INIT_EGO, STAGE_1, STAGE_2_PAIRS, STAGE_2_GROUPED], ids=lambda case: case[2][-1] + case[0]
+)
+def test_every_stage_continues_bit_by_bit(case: Case, corpus: TinyCorpus, chain: Chain, tmp_path: Path) -> None:
+    """Killed in the middle of an epoch, two steps after its last checkpoint."""
+    arguments = arguments_for(case, chain)
+    assert run(case[0], corpus, tmp_path / "whole", *arguments) == 0
+    killed = tmp_path / "killed"
+    assert in_child(run_and_die, "in the next epoch", case[0], corpus, killed, arguments) == -signal.SIGKILL
+    assert run(case[0], corpus, killed, *arguments, resume="auto") == 0
+    assert_same_runs(killed, tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_from_every_step_the_rest_is_the_same(corpus: TinyCorpus, chain: Chain, tmp_path: Path) -> None:
+    """Mid-epoch at every place of it: LoRA with dropout, one epoch and a bit."""
+    arguments = (*arguments_for(STAGE_3, chain), "checkpoint.every_steps=1", "checkpoint.keep_last=9")
+    whole = tmp_path / "whole"
+    assert run("stage3", corpus, whole, *arguments) == 0
+    for step in range(1, 6):
+        earlier, ours = whole / "checkpoints" / f"step_{step:08d}", tmp_path / str(step)
+        assert run("stage3", corpus, ours, *arguments, resume=str(earlier)) == 0
+        assert metrics(ours) == metrics(whole)[step:]
+        assert find_checkpoint(ours).identity == find_checkpoint(whole).identity
 
 
 def test_resume_auto_starts_where_there_is_nothing(corpus: TinyCorpus, chain: Chain, tmp_path: Path) -> None:
@@ -201,6 +206,18 @@ def test_a_folder_with_checkpoints_needs_a_word(corpus: TinyCorpus, chain: Chain
         ("epochs=4", "epochs: 2.0 then, 4.0 now"),
         ("batch.global_size=6", "batch.global_size: 4 then, 6 now"),
         ("precision=bf16", "precision: 'fp32' then, 'bf16' now"),
+        ("max_steps=5", "max_steps: None then, 5 now"),
+        ("optim.betas=[0.9, 0.95]", "optim.betas: [0.9, 0.999] then, [0.9, 0.95] now"),
+        ("optim.epsilon=1e-6", "optim.epsilon: 1e-08 then, 1e-06 now"),
+        ("optim.weight_decay=0.1", "optim.weight_decay: 0.02 then, 0.1 now"),
+        ("optim.warmup_fraction=0.5", "optim.warmup_fraction: 0.1 then, 0.5 now"),
+        ("optim.max_gradient_norm=2", "optim.max_gradient_norm: 1.0 then, 2.0 now"),
+        ("optim.tower_multiplier=0.5", "optim.tower_multiplier: 1.0 then, 0.5 now"),
+        ("data.text_format=chat", "data.text_format: 'plain' then, 'chat' now"),
+        ("data.decoder=decord", "data.decoder: 'pyav' then, 'decord' now"),
+        ("data.max_text_tokens=99", "data.max_text_tokens: 512 then, 99 now"),
+        ("loss.cycle.weight=0.5", "loss.cycle.weight: 1.0 then, 0.5 now"),
+        ("model.mapper.num_blocks=2", "model.mapper.num_blocks: 1 then, 2 now"),
         ("train_connector=false", "train_connector: True then, False now"),
         ("model.mapper.width=12", "model.mapper.width: 8 then, 12 now"),
     ],
