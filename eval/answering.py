@@ -33,6 +33,8 @@ from exo2ego.storage import hash_text
 if TYPE_CHECKING:
     from exo2ego.data.clip_store import ClipStore
 
+SCORING_MODES: tuple[AnswerMode, ...] = ("likelihood", "letter")
+"""Those that compare options, in the order in which they are asked."""
 GREY = 128
 """The colour of a control run's pictures, of 0 to 255."""
 
@@ -76,22 +78,22 @@ def answer_all(questions: Sequence[Question], answerer: Answerer, plan: AnswerPl
     unreadable.
     """
     _require_same_prompts(questions, answerer, plan, store)
-    clips = [missing for clip in by_clip(questions) if (missing := _missing(clip, plan, store))]
+    clips = [clip for about in by_clip(questions) if (clip := _asked(about, plan, store)).missing]
     clips = clips[plan.process_index :: plan.num_processes]
     num_failed = 0
-    for missing, clip in read_ahead(clips, answerer, plan):
-        if isinstance(clip, VideoError):
-            num_failed += len({question.question_id for question, _ in missing})
-            _record_failures(missing, clip, store)
-            _require_within_budget(num_failed, len(questions), plan, clip)
+    for clip, shown in read_ahead(clips, answerer, plan):
+        if isinstance(shown, VideoError):
+            num_failed += len({question.question_id for question, _ in clip.missing})
+            _record_failures(clip.missing, shown, store)
+            _require_within_budget(num_failed, len(questions), plan, shown)
             continue
         answered: set[tuple[str, AnswerMode]] = set()
         try:
-            for prediction in _answers(missing, _encode(clip, answerer), answerer, plan):
+            for prediction in _answers(clip, _encode(shown, answerer), answerer, plan):
                 store.add(prediction)
                 answered.add((prediction.question_id, prediction.mode))
         except ServiceError as error:  # an endpoint's: the questions after it are worth a try
-            left = [(question, mode) for question, mode in missing if (question.question_id, mode) not in answered]
+            left = [(question, mode) for question, mode in clip.missing if (question.question_id, mode) not in answered]
             fault = VideoError(str(left[0][0].video), "endpoint", str(error))
             num_failed += len({question.question_id for question, _ in left})
             _record_failures(left, fault, store)
@@ -107,30 +109,30 @@ class TimedFrames(NamedTuple):
     """Of every frame, in seconds from the start of the clip."""
 
 
-Missing = list[tuple[Question, AnswerMode]]
-"""Questions about one clip and how each is still to be answered."""
+class AskedClip(NamedTuple):
+    """The questions about one clip."""
+
+    questions: Sequence[Question]
+    missing: list[tuple[Question, AnswerMode]]
+    """Those still to be answered, and how."""
 
 
-def _missing(clip: Sequence[Question], plan: AnswerPlan, store: PredictionStore) -> Missing:
-    return [
-        (question, mode)
-        for question in clip
-        for mode in plan.modes_of(question)
-        if (question.question_id, mode) not in store.done
-    ]
+def _asked(about: Sequence[Question], plan: AnswerPlan, store: PredictionStore) -> AskedClip:
+    wanted = [(question, mode) for question in about for mode in plan.modes_of(question)]
+    return AskedClip(about, [(asked, mode) for asked, mode in wanted if (asked.question_id, mode) not in store.done])
 
 
 def read_ahead(
-    clips: Sequence[Missing], answerer: Answerer, plan: AnswerPlan
-) -> Iterator[tuple[Missing, TimedFrames | VideoError]]:
+    clips: Sequence[AskedClip], answerer: Answerer, plan: AnswerPlan
+) -> Iterator[tuple[AskedClip, TimedFrames | VideoError]]:
     """Yields every clip's questions with its frames, or why it cannot be read, in order.
 
     Threads decode a few clips ahead while the model answers: decoding releases Python's lock.
     """
 
-    def read(missing: Missing) -> TimedFrames | VideoError:
+    def read(clip: AskedClip) -> TimedFrames | VideoError:
         try:
-            return _frames(missing[0][0], answerer, plan)
+            return _frames(clip.questions[0], answerer, plan)
         except VideoError as error:
             return error
 
@@ -140,9 +142,9 @@ def read_ahead(
 def answer_first(questions: Sequence[Question], answerer: Answerer, plan: AnswerPlan) -> list[tuple[str, Prediction]]:
     """Returns prompt and answer of the first question in every mode; nothing is written."""
     question = questions[0]
-    asked = [(question, mode) for mode in plan.modes_of(question)]
-    answers = _answers(asked, _encode(_frames(question, answerer, plan), answerer), answerer, plan)
-    return [(_prompt(question, mode, answerer, plan), answer) for (_, mode), answer in zip(asked, answers, strict=True)]
+    clip = AskedClip([question], [(question, mode) for mode in plan.modes_of(question)])
+    answers = _answers(clip, _encode(_frames(question, answerer, plan), answerer), answerer, plan)
+    return [(_prompt(question, answer.mode, answerer, plan), answer) for answer in answers]
 
 
 def _encode(clip: TimedFrames, answerer: Answerer) -> EncodedVideo:
@@ -207,30 +209,41 @@ def _prompt_hash(prompt: str, options: Sequence[str]) -> str:
     return hash_text(json.dumps([prompt, *options]))
 
 
-def _answers(
-    asked: Sequence[tuple[Question, AnswerMode]], video: EncodedVideo, answerer: Answerer, plan: AnswerPlan
-) -> Iterator[Prediction]:
-    """Yields the answers to questions about one clip: those that score options together, then those that speak."""
-    scored = [(question, mode) for question, mode in asked if mode != "generate"]
-    began = time.perf_counter()
-    requests = [_request(question, mode, answerer, plan) for question, mode in scored]
-    all_scores = answerer.score(video, requests) if requests else []
-    seconds = (time.perf_counter() - began) / max(1, len(scored))
-    for (question, scoring_mode), request, scores in zip(scored, requests, all_scores, strict=True):
-        if not all(map(math.isfinite, scores)):
-            raise EvaluationError(
-                f"question {question.question_id} ({scoring_mode}): option scores are not finite: {scores}; "
-                "the model's weights or input are damaged"
-            )
-        given: dict[str, Any] = {"option_scores": scores, "predicted_index": best_option(scores)}
-        yield _prediction(question, scoring_mode, request.prompt, seconds, given)
-    for question in (question for question, mode in asked if mode == "generate"):
+def _answers(clip: AskedClip, video: EncodedVideo, answerer: Answerer, plan: AnswerPlan) -> Iterator[Prediction]:
+    """Yields the missing answers to questions about one clip: mode by mode those that score options, then the spoken.
+
+    In a mode that misses any, all questions about the clip are scored again: what stands in one pass changes the last
+    digits of its numbers, which must not depend on where an earlier run was stopped.
+    """
+    missing = {(question.question_id, mode) for question, mode in clip.missing}
+    with_options = sorted((asked for asked in clip.questions if asked.options), key=lambda asked: asked.question_id)
+    for scoring_mode in SCORING_MODES:
+        if not any(mode == scoring_mode for _, mode in missing):
+            continue
+        began = time.perf_counter()
+        requests = [_request(question, scoring_mode, answerer, plan) for question in with_options]
+        all_scores = answerer.score(video, requests)
+        seconds = (time.perf_counter() - began) / len(requests)
+        for question, request, scores in zip(with_options, requests, all_scores, strict=True):
+            _require_finite(scores, question, scoring_mode)
+            if (question.question_id, scoring_mode) in missing:
+                given: dict[str, Any] = {"option_scores": scores, "predicted_index": best_option(scores)}
+                yield _prediction(question, scoring_mode, request.prompt, seconds, given)
+    for question in (question for question, mode in clip.missing if mode == "generate"):
         began = time.perf_counter()
         prompt = _prompt(question, "generate", answerer, plan)
         output = answerer.generate(video, prompt)
         chosen = parse_choice(output, question.options).index if question.options else None
         given = {"raw_output": output, "predicted_index": chosen}
         yield _prediction(question, "generate", prompt, time.perf_counter() - began, given)
+
+
+def _require_finite(scores: Sequence[float], question: Question, mode: AnswerMode) -> None:
+    if not all(map(math.isfinite, scores)):
+        raise EvaluationError(
+            f"question {question.question_id} ({mode}): option scores are not finite: {list(scores)}; "
+            "the model's weights or input are damaged"
+        )
 
 
 def _request(question: Question, mode: AnswerMode, answerer: Answerer, plan: AnswerPlan) -> ScoreRequest:

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 import exo2ego
 from eval.answerers.loading import AnswererOptions, EndpointOptions, load_answerer
-from eval.answerers.protocol import Answerer, PromptForm
+from eval.answerers.protocol import Answerer, DescribedAnswerer, PromptForm
 from eval.answering import AnswerPlan, answer_all, answer_first, hash_of_prompts
 from eval.predictions import PredictionStore, claim, merge_parts
 from eval.processes import join_processes
@@ -150,6 +150,8 @@ def evaluate(config: EgoBenchConfig, options: RunOptions) -> int:
         return 0
     key = run_key(config, questions, answerer, plan)
     made_by = provenance(config.model_dump(mode="json"), config.seed, {str(p): hash_file(p) for p in config.questions})
+    if isinstance(answerer, DescribedAnswerer):
+        made_by["model"] = answerer.description
     folder = config.output if options.resume in (None, "auto") else Path(options.resume)
     if processes.count == 1:
         with PredictionStore(folder, key, made_by, questions) as store:

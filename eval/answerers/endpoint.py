@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy
 from numpy.typing import NDArray
 
-from eval.answerers.protocol import ScoreRequest
+from eval.answerers.protocol import ModelDescription, ScoreRequest
 from exo2ego.errors import EvaluationError
 from exo2ego.language_prompt import Prompt
 from exo2ego.language_service import LanguageService
@@ -41,6 +41,11 @@ class EndpointAnswerer:
         options = self.service.options
         decides = [options.model, options.base_url, options.temperature, LONGEST_SIDE, JPEG_QUALITY]
         return hash_text(json.dumps(decides))
+
+    @property
+    def description(self) -> ModelDescription:
+        """Returns the model's name at the endpoint."""
+        return {"encoder": None, "language_model": self.service.options.model}
 
     def render(self, turn: str) -> str:
         """Returns the turn as it is: the endpoint has its own template."""

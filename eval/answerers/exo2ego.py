@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from eval.answerers.protocol import PromptForm, ScoreRequest
+from eval.answerers.description import describe_parts
+from eval.answerers.protocol import ModelDescription, PromptForm, ScoreRequest
 from eval.answerers.token_tree import Segment, tree_inputs
 from exo2ego.data.processor import Exo2EgoProcessor
 from exo2ego.errors import EvaluationError
@@ -101,6 +102,13 @@ class Exo2EgoAnswerer:
         """Returns a hash of all weights (`exo2ego/model/identity.py`) and of the processor's settings."""
         pictures = self.processor.pictures(self.view)
         return hash_text(json.dumps([[getattr(pictures, name) for name in PREPROCESSING], module_identity(self.model)]))
+
+    @property
+    def description(self) -> ModelDescription:
+        """Returns the tower that it looks with and the language model."""
+        config = self.model.config
+        tower = (config.teacher_config if self.view == "exo" else None) or config.vision_config
+        return describe_parts(tower, config.text_config.get_text_config())
 
     @property
     def num_frames(self) -> int:

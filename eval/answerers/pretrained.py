@@ -21,7 +21,8 @@ from transformers import AutoProcessor, GenerationConfig, PretrainedConfig, PreT
 from transformers.cache_utils import Cache
 from transformers.video_utils import VideoMetadata
 
-from eval.answerers.protocol import ScoreRequest
+from eval.answerers.description import describe_parts
+from eval.answerers.protocol import ModelDescription, ScoreRequest
 from exo2ego.errors import CheckpointError, EvaluationError
 from exo2ego.model.identity import module_identity
 from exo2ego.model.options import View
@@ -113,6 +114,12 @@ class PretrainedAnswerer:
         settings = [processor.video_processor.to_dict(), processor.chat_template, processor.tokenizer.get_vocab()]
         decides = [*settings, module_identity(self.model)]
         return hash_text(json.dumps(decides, sort_keys=True, default=str))
+
+    @property
+    def description(self) -> ModelDescription:
+        """Returns the tower and the language model of its configuration."""
+        config = self.model.config
+        return describe_parts(getattr(config, "vision_config", None), config.get_text_config())
 
     def render(self, turn: str) -> str:
         """Returns the prompt with the family's own chat template and one placeholder for the video, which is first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
 import numpy
 from numpy.typing import NDArray
@@ -25,6 +25,13 @@ class ScoreRequest:
     kind: Literal["options", "letters"]
     """options: mean log-probability of a text's tokens and the end token (EgoPlan), or of a dual encoder the cosine
     similarity; letters: log-probability of its first token."""
+
+
+class ModelDescription(TypedDict):
+    """What a report says of a model; None where it has no such part or it is not known."""
+
+    encoder: str | None
+    language_model: str | None
 
 
 class Answerer(Protocol):
@@ -53,6 +60,15 @@ class Answerer(Protocol):
 
     def generate(self, video: EncodedVideo, prompt: str) -> str:
         """Returns the greedy answer to the prompt."""
+
+
+@runtime_checkable
+class DescribedAnswerer(Protocol):
+    """An `Answerer` that can say what it is made of."""
+
+    @property
+    def description(self) -> ModelDescription:
+        """Returns its parts in a few words."""
 
 
 @runtime_checkable

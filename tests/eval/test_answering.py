@@ -77,7 +77,7 @@ def evaluate(answerer: Answerer, videos: Path, output: Path, **controls: Any) ->
     )
     with PredictionStore(output, {"model": answerer.identity}, {}) as store:
         answer_all(QUESTIONS, answerer, plan, store)
-    return {row.mode: row for row in write_report(output)}
+    return {row.mode: row for row in write_report(output).runs[0].scores}
 
 
 def test_a_constant_answer_is_right_as_often_as_its_position(videos: Path, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_processes_share_the_clips_and_their_parts_become_one_file(videos: Path,
         stream.write('{"id": "inter/take0/7", "ta')  # a kill in the middle of a line
     merge_parts(folder)
     assert not list(folder.glob("*.part-*"))
-    assert {row.mode: row for row in write_report(folder)} == alone
+    assert {row.mode: row for row in write_report(folder).runs[0].scores} == alone
     merge_parts(folder)  # nothing left to do
     rows = read_predictions(folder)
     assert len(rows) == len(QUESTIONS) * len(MODES)

@@ -10,7 +10,7 @@ import torch
 
 from data_builders.clip_store import build
 from eval import egobench
-from exo2ego.errors import ConfigError, EvaluationError
+from exo2ego.errors import ConfigError
 from exo2ego.storage import read_jsonl
 from tests.data_builders.clip_store_corpus import options_for, run_in_place
 from tests.eval.evaluation_setup import write_setup
@@ -27,16 +27,17 @@ def test_questions_are_answered_from_the_store_alone(tmp_path: Path, monkeypatch
     arguments = ["--config", str(REPOSITORY / "eval" / "configs" / "egobench.yaml"), f"model={setup / 'model'}"]
     arguments += [f"questions={questions}", f"data_root={setup / 'videos'}", "modes=[likelihood]"]
     assert egobench.main([*arguments, f"output={tmp_path / 'videos'}"]) == 0
-    assert (
-        egobench.main([*arguments, f"output={tmp_path / 'videos'}", f"clip_store={store}"]) == EvaluationError.exit_code
-    )
+    from_videos = (tmp_path / "videos" / "predictions.jsonl").read_bytes()
+    assert egobench.main([*arguments, f"output={tmp_path / 'videos'}", f"clip_store={store}"]) == 0
+    (aside,) = tmp_path.glob("videos.earlier-*")
+    assert (aside / "predictions.jsonl").read_bytes() == from_videos
     shutil.rmtree(setup / "videos")
     assert egobench.main([*arguments, f"output={tmp_path / 'stored'}", f"clip_store={store}"]) == 0
     wrong = [*arguments, f"output={tmp_path / 'wrong'}", f"clip_store={tmp_path / 'other'}"]
     assert egobench.main(wrong) == ConfigError.exit_code
     scores = [
-        {row["id"]: row["option_scores"] for row in read_jsonl(tmp_path / name / "predictions.jsonl")}
-        for name in ("videos", "stored")
+        {row["id"]: row["option_scores"] for row in read_jsonl(folder / "predictions.jsonl")}
+        for folder in (aside, tmp_path / "stored")
     ]
     assert scores[0].keys() == scores[1].keys()
     assert len(scores[0]) == 4

@@ -131,13 +131,13 @@ def test_each_clip_is_decoded_once(setup: Path, tmp_path: Path, monkeypatch: pyt
     from eval import answering
 
     decoded: list[Path] = []
-    read_frames = answering.read_frames
+    read_timed_frames = answering.read_timed_frames
 
     def counted(path: Path, *spans: Any, **options: Any) -> Any:
         decoded.append(path)
-        return read_frames(path, *spans, **options)
+        return read_timed_frames(path, *spans, **options)
 
-    monkeypatch.setattr(answering, "read_frames", counted)
+    monkeypatch.setattr(answering, "read_timed_frames", counted)
     assert run(setup, tmp_path, ALL_MODES) == 0
     assert len(decoded) == NUM_TAKES
 
