@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scripts.bench import checkpoint, gpu_step, loader, loss_paths, pairing_cost, training_step
+from scripts.bench import checkpoint, gpu_step, loader, loss_paths, pairing_cost, question_scoring, training_step
 from scripts.bench.plain_model import used_plainly
 from scripts.bench.random_stages import build_on, random_batch, random_stage
 from scripts.bench.side_by_side import StepsBeside, difference_interval, in_turns, ratio_interval, timed
@@ -180,6 +180,17 @@ def test_resume_of_the_loader_gives_the_samples_of_an_uninterrupted_run() -> Non
 def test_a_large_table_is_mapped(tmp_path: Path) -> None:
     loader.write_index(tmp_path / "index.arrow", 3 * 1000)
     assert loader.start_up(tmp_path / "index.arrow", "all_pairs").keys() == {"opened_s", "first_s", "mb", "peak_mb"}
+
+
+def test_both_ways_of_scoring_questions_agree(tmp_path: Path) -> None:
+    answerer = question_scoring.small_answerer(side=84, width=32, layers=2)
+    assert question_scoring.measure_options(answerer, 1, (3,)).row_count == 1
+    assert question_scoring.measure_clips(answerer, 1, tmp_path, (2,)).row_count == 2
+
+
+def test_ways_of_scoring_that_disagree_end_the_measurement() -> None:
+    with pytest.raises(AssertionError, match=r"log-probabilities differ by 2\.00e-04"):
+        question_scoring.require_equal([[-1.0, -2.0002]], [[-1.0, -2.0]])
 
 
 @pytest.mark.slow

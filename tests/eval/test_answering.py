@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from eval.answerers.protocol import Answerer, ScoreRequest
 from eval.answering import AnswerPlan, answer_all, shown_video
-from eval.predictions import PredictionStore, claim, merge_parts, read_predictions
+from eval.predictions import Failure, PredictionStore, claim, merge_parts, read_failures, read_predictions
 from eval.prompts import PROMPTS
 from eval.report import write_report
 from eval.scoring import TaskScore
@@ -174,5 +174,10 @@ def test_processes_share_the_clips_and_their_parts_become_one_file(videos: Path,
     # other processes go on where these were stopped, before the parts were put together
     with PredictionStore(folder, {"model": "stub"}, {}, part=0) as store:
         answer_all(QUESTIONS, Stub([-9.0] * 5), share, store)
+    failed = Failure(id="inter/take0/0", task="t", mode="letter", video="v", reason="missing", detail="")
+    for part in (None, 1):
+        with PredictionStore(folder, {"model": "stub"}, {}, QUESTIONS, part=part) as store:
+            store.fail(failed)
     claim(folder, {"model": "stub"}, {}, QUESTIONS)
     assert read_predictions(folder) == rows
+    assert read_failures(folder) == [], "failed questions are tried again in every run"
