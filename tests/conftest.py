@@ -26,7 +26,7 @@ RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 def run_python() -> RunPython:
     """Runs `python ARGUMENTS…` in the repository's root and returns the finished process with its output as text."""
 
-    def run(*arguments: object, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: object, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, *map(str, arguments)]
         return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=timeout_s)
 

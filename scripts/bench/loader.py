@@ -7,7 +7,7 @@
 2. Clips per second with two workers relative to twice the rate of one process, and how long a consumer waits that takes
    70 % of what they deliver: 0.68 s clips of a 448p video, down to pixels of 16 x 336 x 336.
 3. Growth of resident memory over many samples (Theil-Sen slope after a tenth of them).
-4. CPU seconds and resident memory of opening a memory-mapped table, in a fresh process, until a first sample is known.
+4. CPU seconds and memory of opening a memory-mapped table, in a fresh process, until the first sample is known.
 """
 
 from __future__ import annotations
