@@ -25,7 +25,7 @@ def test_the_wheel_holds_the_four_packages_and_their_configurations(tmp_path: Pa
     expected = {
         str(path.relative_to(REPOSITORY))
         for root in ROOTS
-        for pattern in ("*.py", "*.yaml", "*.json")
+        for pattern in ("*.py", "*.yaml", "*.json", "templates/*")
         for path in (REPOSITORY / root).rglob(pattern)
     }
     assert names == expected

@@ -17,7 +17,6 @@ import argparse
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy
@@ -122,22 +121,18 @@ def require_equal(found: Scores, expected: Scores) -> None:
         raise AssertionError(f"log-probabilities differ by {difference:.2e}, more than {TOLERANCE}")
 
 
-def count_gflop(work: Callable[[], Any]) -> float:
-    """Returns the billions of floating point operations of some work."""
-    with FlopCounterMode(display=False) as flops:
-        work()
-    return flops.get_total_flops() / 1e9
-
-
 def add_comparison(
     table: Table, what: str, obvious: Callable[[], Scores], ours: Callable[[], Scores], rounds: int
 ) -> None:
     """Measures two ways in turns and adds their row."""
-    expected = obvious()
+    with FlopCounterMode(display=False) as flops_of_obvious:
+        expected = obvious()
+    with FlopCounterMode(display=False) as flops_of_ours:
+        require_equal(ours(), expected)
     seconds = in_turns(
         {"obvious": timed(obvious), "ours": timed(ours)}, rounds, lambda _, found: require_equal(found, expected)
     )
-    flop_ratio = count_gflop(obvious) / count_gflop(ours)
+    flop_ratio = flops_of_obvious.get_total_flops() / flops_of_ours.get_total_flops()
     interval = ratio_interval(seconds["obvious"], seconds["ours"])
     table.add_row(
         what,
