@@ -174,7 +174,9 @@ def test_a_run_moves_between_processes_workers_and_micro_batches(
     corpus: TinyCorpus, chain: Chain, tmp_path: Path
 ) -> None:
     """1 process, then 2, then 1 again; the samples of every step are the same ones, each once in an epoch."""
-    arguments = (*SCHEDULE, "pairing=grouped", f"parent={chain.stage1}")
+    # instance norm and a small epsilon turn roundings into steps of the other sign (tests/train/test_processes.py)
+    stable = ("model.mapper.norm=layer", "optim.epsilon=1e-5")
+    arguments = (*SCHEDULE, *stable, "pairing=grouped", f"parent={chain.stage1}")
     whole, two, back = tmp_path / "whole", tmp_path / "two", tmp_path / "back"
     assert run_ranks(1, "stage2", corpus, whole, *arguments) == [0]
     moves: list[tuple[int, Path, Path, int, tuple[str, ...]]] = [
