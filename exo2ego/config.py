@@ -102,7 +102,7 @@ def _read_chain(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        advice = f"extended by {above[-1]}" if above else "give --config an existing YAML file"
+        advice = f"extended by {above[-1]}" if above else "give an existing YAML file"
         raise ConfigError(f"{path}: cannot be read ({reason}); {advice}") from error
     values = parse_yaml(text, str(path))
     if values is None:  # an empty file, or comments only

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from exo2ego.adapter import FOLDER, detach_adapters, load_adapter, merge_adapters, write_adapter
 from exo2ego.data.processor import Exo2EgoProcessor
-from exo2ego.errors import CheckpointError
+from exo2ego.errors import CheckpointError, ConfigError
 from exo2ego.model.configuration import Exo2EgoConfig
 from exo2ego.model.modeling import Exo2EgoForConditionalGeneration
 from exo2ego.model.options import ModelOptions
@@ -52,11 +52,23 @@ def _load_exported(path: Path) -> tuple[Exo2EgoForConditionalGeneration, Exo2Ego
 
 
 def load_checkpoint(checkpoint: Checkpoint) -> tuple[Exo2EgoForConditionalGeneration, Exo2EgoProcessor]:
-    """Builds the model of a checkpoint from base weights and its chain of parents."""
+    """Builds the model of a checkpoint from base weights and its chain of parents, with torch's own attention kernel.
+
+    Raises `CheckpointError` where the base weights are no longer in the folders that the run recorded.
+    """
     record = checkpoint.record
     options = ModelOptions.model_validate(record["model"])
+    # the training machine's kernel may not run here, and flash-attention takes no float32 towers
+    options = options.model_copy(update={"attention": None})
     parts = ModelParts.model_validate(record["parts"])
-    model, tokenizer = assemble(options, parts, checkpoint, record["provenance"]["seed"])
+    try:
+        model, tokenizer = assemble(options, parts, checkpoint, record["provenance"]["seed"])
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{checkpoint.path}: the base weights under it cannot be loaded: {error}\n  this source stands in the "
+            "checkpoint's record and no option here changes it: put the folder, or a symbolic link to it, back in its "
+            "place (the same weights from anywhere will do); a stage or a resumed run takes its own `model` section"
+        ) from error
     return model, build_processor(model, tokenizer, options.aspect)
 
 
@@ -79,15 +91,16 @@ def export_for_inference(run: Path | str, output_dir: Path | str, *, keep_adapte
     merge_adapters(model)
     model.model.drop_training_parts()
     model.to(dtype=model.lm_head.weight.dtype)
-    processor.num_video_tokens.pop("exo", None)
+    processor.drop_exo_view()
     trained = checkpoint.record["provenance"]
+    card = model_card(checkpoint, has_adapter=keep_adapter, dtype=str(model.dtype).removeprefix("torch."))
     target = Path(output_dir)
     with atomic_path(target) as folder:
         model.save_pretrained(str(folder))
         processor.save_pretrained(str(folder))
         if keep_adapter and lora is not None:
             write_adapter(folder / FOLDER, lora, adapter, model)
-        (folder / "README.md").write_text(model_card(checkpoint, Path(run), has_adapter=keep_adapter), "utf-8")
+        (folder / "README.md").write_text(card, "utf-8")
         write_json(
             folder / FILE_NAME, provenance(trained["config"], trained["seed"], {"checkpoint": checkpoint.identity})
         )

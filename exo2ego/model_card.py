@@ -35,15 +35,17 @@ model = PeftModel.from_pretrained(model, FOLDER + "/{FOLDER}")  # or exo2ego.inf
 """
 
 
-def model_card(checkpoint: Checkpoint, run: Path, *, has_adapter: bool) -> str:
-    """Returns the text of the card; `run` is searched for evaluation results."""
+def model_card(checkpoint: Checkpoint, *, has_adapter: bool, dtype: str) -> str:
+    """Returns the text of the card; the checkpoint's run folder is searched for evaluation results of this run."""
     chain = checkpoint_chain(checkpoint)
     merged = f"LoRA apart in `{FOLDER}/`" if has_adapter else "LoRA, where there was any, merged"
     sections = (
         f"---\n{_front_matter(checkpoint)}---",
         f"# Exo2Ego: {checkpoint.stage}, step {checkpoint.step:,}",
         f"A model of first-person video and language, exported from {checkpoint.path.name} of a {checkpoint.stage} run "
-        f"without teacher and G, {merged}. Everything below is copied from the run's own records.",
+        f"without teacher and G, {merged}. Weights are in {dtype}, the base language model's type: towers, connector "
+        "and F were rounded to it where they were trained in another. Everything below is copied from the run's own "
+        "records.",
         "## Loading",
         LOADING.format(adapter=ADAPTER_LINES if has_adapter else ""),
         "## Training",
@@ -60,7 +62,7 @@ def model_card(checkpoint: Checkpoint, run: Path, *, has_adapter: bool) -> str:
         "The licences of the base weights and of the data above bind this model too; this card does not settle what "
         "they allow together. Where no licence is given, ask the source before passing the model on.",
         "## Evaluation",
-        _evaluation(run),
+        _evaluation(checkpoint.path),
     )
     return "\n\n".join(sections).rstrip() + "\n"
 
@@ -99,7 +101,7 @@ def _stage_row(checkpoint: Checkpoint) -> tuple[str, ...]:
 def _trained(checkpoint: Checkpoint) -> str:
     rows = [
         (
-            f"`{row['pattern']}`",
+            f"`{row['pattern']}`" + (f", group `{row['group']}`" if row.get("group") else ""),
             "frozen" if row["learning_rate"] is None else f"{row['learning_rate']:g}",
             human_count(row["num_parameters"]),
         )
@@ -148,34 +150,47 @@ def _licence_of(source: str) -> str:
     return str(stated or NOT_RECORDED)
 
 
-def _evaluation(run: Path) -> str:
-    rows, folders = [], []
+def _evaluation(checkpoint: Path) -> str:
+    """Returns the results in a checkpoint's run folder whose record names this run; others are only counted."""
+    run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint
+    rows: list[tuple[str, ...]] = []
+    dates: list[str] = []
+    num_foreign = 0
     for path in sorted(run.rglob("results.json")):
+        folder = path.parent
         try:
             results = read_json(path, "evaluation results")["results"]
-            found = [_result_row(path.parent.relative_to(run), row) for row in results]
-            folders.append(_evaluated(path.parent))
-            rows += found
-        except (DataError, KeyError, TypeError):  # some other program's results
+            made = read_json(folder / "run.json", "record of an evaluation")["provenance"]
+            of = _evaluated_checkpoint(Path(made["config"]["model"]), run)
+            found = [_result_row(folder.relative_to(run), of or "", row) for row in results]
+        except (DataError, KeyError, TypeError, AttributeError):  # some other program's results
             continue
+        if of is None:
+            num_foreign += 1
+            continue
+        rows += found
+        dates.append(f"- `{folder.relative_to(run)}`: {made.get('written_utc', NOT_RECORDED)}")
+    left_out = f"Left out: the results of other models in {num_foreign} folders." if num_foreign else ""
     if not rows:
-        return "No results were found in the run's folder."
-    header = ("folder", "task", "mode", "questions", "accuracy %", "95 % interval", "chance %")
-    return _table(header, rows) + "\n\n" + "\n".join(folders)
+        return f"No results were found in the run's folder. {left_out}"
+    header = ("folder", "checkpoint", "task", "mode", "questions", "accuracy %", "95 % interval", "chance %")
+    return "\n\n".join((_table(header, rows), "\n".join(dates), left_out))
 
 
-def _result_row(folder: Path, row: Mapping[str, Any]) -> tuple[str, ...]:
+def _evaluated_checkpoint(model: Path, run: Path) -> str | None:
+    """Returns the name of the run's checkpoint that an evaluation's `model` is; None for a model of elsewhere."""
+    model, run = model.resolve(), run.resolve()
+    if model == run:
+        return "the newest of the time"
+    return model.name if model.parent == run / "checkpoints" else None
+
+
+def _result_row(folder: Path, checkpoint: str, row: Mapping[str, Any]) -> tuple[str, ...]:
     interval = row.get("interval")
     ends = "–" if interval is None else f"{100 * interval['low']:.1f}–{100 * interval['high']:.1f}"
     accuracy, chance = (None if row[key] is None else f"{100 * row[key]:.1f}" for key in ("accuracy", "chance"))
-    return str(folder), row["task"], row["mode"], str(row["num_scored"]), accuracy or "–", ends, chance or "–"
-
-
-def _evaluated(folder: Path) -> str:
-    """Says which model the results in a folder are of, as they were recorded."""
-    made = read_json(folder / "run.json", "record of an evaluation").get("provenance", {})
-    model = made.get("config", {}).get("model", NOT_RECORDED)
-    return f"- `{folder.name}`: of `{model}`, {made.get('written_utc', NOT_RECORDED)}"
+    scored = str(row["num_scored"])
+    return str(folder), checkpoint, row["task"], row["mode"], scored, accuracy or "–", ends, chance or "–"
 
 
 def _table(header: Sequence[str], rows: Iterator[tuple[str, ...]] | Sequence[tuple[str, ...]]) -> str:

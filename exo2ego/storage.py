@@ -170,6 +170,8 @@ def parse_row(line: str | bytes, path: Path, number: int, what: str) -> dict[str
             f"{path}: line {number} of the {what} is not valid JSON ({error.msg}); "
             "the file may have been cut off while it was written: build it again"
         ) from error
+    except RecursionError as error:
+        raise DataError(f"{path}: line {number} of the {what} is nested too deeply; build it again") from error
     if not isinstance(row, dict):
         raise DataError(f"{path}: line {number}: expected a JSON object, got {type(row).__name__}")
     return row

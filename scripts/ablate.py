@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,16 +59,16 @@ def _parser() -> argparse.ArgumentParser:
 def _act(arguments: argparse.Namespace) -> int:
     from exo2ego.config import load_config
     from scripts.ablations.planning import Contents, make_plan, require_tables
-    from scripts.ablations.running import Driver, Launch, run_one
-    from scripts.ablations.suites import BaseSet, find_base, read_suite, require_made_for
+    from scripts.ablations.running import Driver, run_one
+    from scripts.ablations.suites import BaseSet, find_base, read_suites, require_made_for
 
-    suites = [read_suite(path) for path in arguments.suite]
+    launch = _launch(arguments)
+    suites = read_suites(arguments.suite)
     base_file = find_base(arguments.base)
     for named in suites:
         require_made_for(named, arguments.base)
     base = load_config(BaseSet, base_file)
     out = arguments.out or Path("runs/ablations") / base_file.stem
-    launch = Launch(tuple(shlex.split(arguments.launch)), _at_least_one(arguments.jobs))
     contents = Contents()
     _require_rows(suites, arguments.rows)
     plan = make_plan(suites, base, _seeds(arguments.seeds), out, contents, arguments.rows)
@@ -94,10 +95,19 @@ def _act(arguments: argparse.Namespace) -> int:
     return outcome.exit_code
 
 
-def _at_least_one(jobs: int) -> int:
-    if jobs < 1:
-        raise ConfigError(f"--jobs {jobs}: expected 1 or more")
-    return jobs
+def _launch(arguments: argparse.Namespace) -> Launch:
+    from scripts.ablations.running import Launch
+
+    if arguments.jobs < 1:
+        raise ConfigError(f"--jobs {arguments.jobs}: expected 1 or more")
+    try:
+        words = shlex.split(arguments.launch)
+    except ValueError as error:
+        raise ConfigError(f"--launch {arguments.launch}: cannot be split into words: {error}") from error
+    starts_here = not (arguments.dry_run or arguments.report or arguments.slurm)
+    if words and starts_here and shutil.which(words[0]) is None:
+        raise ConfigError(f"--launch {arguments.launch}: {words[0]} is no program here: install it, or give its path")
+    return Launch(tuple(words), arguments.jobs)
 
 
 def _seeds(text: str) -> list[int]:

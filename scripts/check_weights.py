@@ -58,9 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_options(options: ModelOptions) -> None:
-    """Builds the model of the largest stage from its base weights, as the training command would."""
+    """Builds the model of the largest stage from its base weights; the attention kernel is the training machine's."""
     from exo2ego.model.building import build_model, build_tokenizer
 
+    options = options.model_copy(update={"attention": None})
     tokenizer = build_tokenizer(options)
     console.print(f"tokenizer: {len(tokenizer):,} tokens", markup=False)
     model = build_model(options, ModelParts(teacher=True, mapper=True, inverse=True), tokenizer, seed=0)

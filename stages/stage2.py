@@ -43,7 +43,8 @@ class DivergenceOptions(Config):
     kind: Literal["gaussian", "gaussian_clip", "gaussian_batch", "softmax", "softmax_pooled", "softmax_space"] = (
         "gaussian"
     )
-    """Distribution that is compared; gaussian = per frame and channel over the patches."""
+    """Distribution that is compared; gaussian = per frame and channel over the patches; gaussian_batch = also over
+    the clips of a micro-batch, whose size then matters."""
     direction: Literal["forward", "reverse", "symmetric"] = "forward"
     """forward = KL(teacher || student)."""
     temperature: float = Field(default=1.0, gt=0)

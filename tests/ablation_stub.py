@@ -1,7 +1,7 @@
 """Stands in for a stage under the driver of ablations: `python ablation_stub.py -m stages.x --config F key=value …`.
 
-Counts its starts, ends when `until=FILE` exists, fails while `fails_until=FILE` does not exist, answers SIGTERM with a
-checkpoint and exit code 143, as a stage does.
+Counts its starts, notes a version of the code and two steps of its own, ends when `until=FILE` exists, fails while
+`fails_until=FILE` does not exist, answers SIGTERM with a checkpoint and exit code 143, as a stage does.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from exo2ego.config import parse_overrides
+from exo2ego.storage import write_json, write_jsonl
 
 
 def main() -> int:
@@ -23,6 +24,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
     with (folder / "starts").open("a") as stream:
         stream.write("start\n")
+    write_json(folder / "run.json", {"provenance": {"code": {"version": "of the stub"}}})
+    write_jsonl(folder / "metrics.jsonl", [{"step": 1, "seconds": 100.0}, {"step": 2, "seconds": 20.0}])
     while "until" in values and not Path(values["until"]).exists() and not stopped:
         time.sleep(0.02)
     if stopped:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from exo2ego.config import load_config, merge, parse_overrides, to_yaml, validate_config
 from exo2ego.errors import ConfigError, DataError
@@ -23,6 +25,7 @@ from scripts.ablations.suites import (
     as_overrides,
     find_base,
     read_suite,
+    read_suites,
     require_made_for,
 )
 from tests.shared_data import REPOSITORY
@@ -243,13 +246,36 @@ def test_a_wrong_suite_is_refused(changes: dict[str, Any], message: str) -> None
         ({"evaluation": {"prompt": "first_persn@1"}}, "row other: evaluation"),
         ({"evaluation": {"modes": ["letter"]}}, "has not `likelihood`"),
         ({"data": {"stage3": "exo"}}, "no data set `exo`; it has: none"),
-        ({"chain": ["init_ego", "stage4"]}, "stage4 is no stage"),
+        ({"chain": ["init_ego", "stag2"]}, r"chain: `stag2` is no step.*did you mean `stage2`"),
+        ({"chain": ["contrl/stage3"]}, r"`contrl/stage3` is no step.*did you mean `control/stage3`"),
     ],
 )
 def test_a_row_that_does_not_fit_the_base_is_refused(row: dict[str, Any], message: str) -> None:
     named = NamedSuite("suite", suite_with({"rows": {"other": row}}))
     with pytest.raises(ConfigError, match=message):
         make_plan([named], base(), [0], Path("out"), Contents())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"once": ["stag1"]}, r"once: `stag1` is no step.*did you mean `stage1`"),
+        ({"changes": {"control/stage_3": {}}}, r"changes: `control/stage_3` is no.*did you mean `control/stage3`"),
+        ({"evaluation": {"after": {"init_eg": {}}}}, r"after: `init_eg` is no step.*did you mean `init_ego`"),
+    ],
+)
+def test_a_base_that_names_no_step_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        base(**changes)
+
+
+def test_two_suites_of_one_name_are_refused(tmp_path: Path) -> None:
+    copy = tmp_path / "table7.yaml"
+    shutil.copy(SUITES / "table7.yaml", copy)
+    assert [named.name for named in read_suites(SHIPPED)] == [path.stem for path in SHIPPED]
+    for second in (copy, SUITES / "table7.yaml"):
+        with pytest.raises(ConfigError, match="both would write the table `table7`"):
+            read_suites([SUITES / "table7.yaml", second])
 
 
 def test_overrides_read_back_as_the_values_they_were_made_of() -> None:
@@ -263,8 +289,43 @@ def test_overrides_read_back_as_the_values_they_were_made_of() -> None:
         "list": ["a/b.jsonl", "c d"],
         "seed": 1,
         "path": "runs/x: y",
+        "optim": {"groups": {"model.mapper_f.*": {"multiplier": 1e-05, "weight_decay": None}}, "epsilon": 1e-8},
     }
     assert parse_overrides(as_overrides(values)) == values
+
+
+NAMES = st.text("abc_*.", min_size=1).filter(lambda name: all(name.split(".")))
+LEAVES = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text("a. -e5é")
+)
+
+
+@given(
+    st.dictionaries(
+        st.text("abc_", min_size=1),
+        st.recursive(LEAVES, lambda inner: st.dictionaries(NAMES, inner) | st.lists(inner), max_leaves=8),
+    )
+)
+def test_any_overrides_read_back(values: dict[str, Any]) -> None:
+    assert parse_overrides(as_overrides(values)) == values
+
+
+def test_a_runs_overrides_are_its_changes() -> None:
+    groups = {"model.vision_tower.*": {"multiplier": 0.5}, "model.mapper_f.*": {"weight_decay": 0.0}}
+    changes = {"optim": {"groups": groups}, "max_steps": 3}
+    plan = plan_of("table15", base_set=base(changes={"init_ego": changes}))
+    run = next(run for run in plan.runs.values() if run.module == "stages.init_ego")
+    assert parse_overrides(run.overrides) == {**changes, "seed": 0, "output_dir": str(run.output)}
+
+
+def test_the_size_of_a_micro_batch_is_in_the_key_where_the_loss_depends_on_it() -> None:
+    def key(kind: str, size: int) -> str:
+        changes = {"loss": {"kl": {"kind": kind}}, "batch": {"local_size": size}}
+        plan = plan_of("table7", base_set=base(changes={"stage2": changes}))
+        return next(run.key for run in plan.runs.values() if run.module == "stages.stage2")
+
+    assert key("gaussian", 1) == key("gaussian", 2)
+    assert key("gaussian_batch", 1) != key("gaussian_batch", 2)
 
 
 def test_a_suite_survives_printing() -> None:
@@ -287,6 +348,9 @@ def parse_yaml_text(text: str) -> Any:
         (["--seeds", "0,x"], "--seeds 0,x"),
         (["--seeds", "1,1"], "given twice"),
         (["--jobs", "0"], "--jobs 0"),
+        (["--launch", "torchrun '"], "--launch torchrun ': cannot be split into words: No closing quotation"),
+        (["--launch", "nosuchprog -n 8"], "nosuchprog is no program here"),
+        (["--suite", "nosuch.yaml"], "nosuch.yaml: cannot be read .No such file.*; give an existing YAML file$"),
         (["--base", "tiny", "--rows", "no_kll"], "no such row"),
         (["--base", "tiny", "--run", "nothing", "--out", "nowhere"], "tables do not exist|is no run of this plan"),
     ],
@@ -307,6 +371,19 @@ def test_a_suite_is_refused_on_a_base_it_is_not_made_for(tmp_path: Path) -> None
     own = tmp_path / "own.yaml"
     shutil.copy(REPOSITORY / BASES / "paper.yaml", own)
     require_made_for(named, str(own))
+
+
+def test_the_documented_base_of_ones_own_reads_nothing_else(tmp_path: Path) -> None:
+    text = (REPOSITORY / "docs" / "ablations.md").read_text()
+    found = re.search(r"# my_cluster.yaml\n(.*?)```", text, flags=re.DOTALL)
+    assert found is not None
+    own = tmp_path / "my_cluster.yaml"
+    own.write_text(found[1].replace("/path/to/exo2ego", str(REPOSITORY)))
+    plan = plan_of("table7", "table9", "second_version", base_set=load_config(BaseSet, own))
+    assert {Path(table).parts[:2] for run in plan.runs.values() for table in run.tables} == {("/", "data")}
+    roots = {"data_root=/data", "data.root=/data", "data.root=/data/ego4d", "data.root=/data/egoexo4d"}
+    for run in plan.runs.values():
+        assert roots & set(run.overrides), run
 
 
 def test_a_dry_run_prints_what_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:

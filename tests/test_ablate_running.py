@@ -81,7 +81,9 @@ def test_parents_run_first_and_nothing_runs_twice(tmp_path: Path) -> None:
     assert made["key"] == "key of b"
     assert made["parent"] == "a"
     assert "-m stages.stage2 --config unused.yaml --resume auto" in made["command"]
-    assert made["code"]["version"]
+    # the run's own, not those of the driver
+    assert made["code"] == {"version": "of the stub"}
+    assert made["seconds"] == 120
 
 
 def test_a_failed_run_stops_what_builds_on_it_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,9 +179,11 @@ def test_a_folder_of_another_run_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_the_cores_are_shared_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))  # a container's share of the machine
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert Launch(jobs=4).environment()["OMP_NUM_THREADS"] == "2"
     assert Launch(jobs=16).environment()["OMP_NUM_THREADS"] == "1"
+    assert "OMP_NUM_THREADS" not in Launch(("torchrun",)).environment()
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert Launch(jobs=4).environment()["OMP_NUM_THREADS"] == "5"

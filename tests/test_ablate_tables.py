@@ -6,15 +6,25 @@ import csv
 import io
 import math
 import random
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 
 from exo2ego.config import load_config, validate_config
 from exo2ego.errors import EvaluationError
 from exo2ego.storage import read_json, write_json, write_jsonl
-from scripts.ablations.comparing import Answers, Comparison, compare, mean_over_seeds, over_videos
+from scripts.ablations.comparing import (
+    RESAMPLES,
+    Answers,
+    Comparison,
+    compare,
+    mean_over_seeds,
+    over_videos,
+    resampled_means,
+)
 from scripts.ablations.planning import Plan, Run
 from scripts.ablations.running import FINISHED
 from scripts.ablations.suites import BASES, BaseSet, NamedSuite, Suite
@@ -122,6 +132,42 @@ def test_seeds_that_share_a_run_count_once(tmp_path: Path) -> None:
     assert without.difference is not None
     assert without.difference.mean == pytest.approx(-20)
     assert without.difference.low == pytest.approx(-20 - 4.303 * 10 / math.sqrt(3), abs=0.01)
+
+
+def test_equal_differences_of_all_seeds_are_not_resolved(tmp_path: Path) -> None:
+    made: dict[tuple[str, int], Run] = {}
+    for seed in range(3):
+        made["full", seed] = evaluated(tmp_path, f"f{seed}", {"inter": 7 + seed, "intra": 10})
+        made["without", seed] = evaluated(tmp_path, f"w{seed}", {"inter": 1 + seed, "intra": 2})
+    without = compare(SUITE, plan_of(made), "likelihood").rows[1]
+    assert without.difference is not None
+    assert (without.difference.mean, without.difference.low) == (pytest.approx(-70), None)
+    assert without.question_interval is not None
+    assert without.question_interval.excludes_zero
+    assert not without.resolved
+
+
+def test_resampling_in_pieces_is_resampling_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = numpy.random.default_rng(1)
+    counts = chance.integers(1, 3, (7, 2)).astype(float)
+    counts[2:, 1] = 0  # so that some resamples have no question of the second task
+    gains = chance.uniform(-1, 1, (7, 2)) * counts
+    drawn = numpy.random.default_rng(0).integers(0, 7, (RESAMPLES, 7))
+    with numpy.errstate(invalid="ignore"):
+        expected = numpy.nanmean(gains[drawn].sum(1) / counts[drawn].sum(1), axis=1)
+    assert resampled_means(gains, counts) == pytest.approx(expected)
+    monkeypatch.setattr("scripts.ablations.comparing.DRAWS_AT_ONCE", 100)
+    assert resampled_means(gains, counts) == pytest.approx(expected)
+
+
+def test_resampling_many_videos_needs_little_memory() -> None:
+    gains = numpy.ones((20_000, 2))
+    tracemalloc.start()
+    means = resampled_means(gains, gains)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert means == pytest.approx(numpy.ones(RESAMPLES))
+    assert peak_bytes < 300e6  # at once: 1.9 GB
 
 
 def test_an_interval_over_seeds_covers_as_often_as_it_says() -> None:

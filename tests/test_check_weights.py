@@ -46,10 +46,14 @@ def test_the_command_tells_every_part(config: Path, run_python: RunPython) -> No
     assert lines[-1].startswith("complete: ")
 
 
+def test_the_attention_kernel_of_the_training_machine_is_not_needed(config: Path) -> None:
+    assert main(["--config", str(config), "model.attention=flash_attention_2"]) == 0
+
+
 @pytest.mark.parametrize(
     ("damage", "code", "message"),
     [
-        ("model.videollama2=nowhere", CheckpointError.exit_code, "expected mm_projector.bin"),
+        ("model.videollama2=nowhere", ConfigError.exit_code, "model.videollama2: folder nowhere does not exist"),
         ("model.connector.depth=2", CheckpointError.exit_code, "loaded 0 / expected 61 tensors; 26 missing"),
         ("model.language_model.from_pretrained=./nowhere", ConfigError.exit_code, "folder ./nowhere does not exist"),
         ("model.vision_tower.from_pretrain=x", ConfigError.exit_code, "model.vision_tower.from_pretrain"),

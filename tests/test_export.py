@@ -18,14 +18,15 @@ from exo2ego.errors import CheckpointError, DataError
 from exo2ego.inference import export_for_inference, is_exported, load
 from exo2ego.model.building import build_model
 from exo2ego.model.modeling import Exo2EgoForConditionalGeneration
-from exo2ego.model.options import ConnectorOptions
+from exo2ego.model.options import ConnectorOptions, PartOptions
 from exo2ego.model.parts import LoraOptions, ModelParts
 from exo2ego.storage import read_json
 from exo2ego.train.assembly import recorded_options
 from exo2ego.train.checkpoint import find_checkpoint, save_checkpoint
 from scripts.export import main
 from tests.conftest import RunPython
-from tests.tiny_models import STAGE2, random_ids, random_pixels, tiny_options, tiny_tokenizer
+from tests.model.published_checkpoints import write_mistral
+from tests.tiny_models import STAGE2, TOWER, random_ids, random_pixels, tiny_options, tiny_tokenizer
 
 MERGED_TOLERANCE = 1e-5  # float32: W x + B A x against (W + B A) x
 LORA = LoraOptions(rank=2, alpha=4, dropout=0.0)
@@ -50,7 +51,9 @@ torch.save({"inputs": dict(inputs), "logits": logits, "answer": answer}, out)
 """
 
 
-def write_run(folder: Path, parts: ModelParts, stage: str = "stage3", **changes: object) -> Path:
+def write_run(
+    folder: Path, parts: ModelParts, stage: str = "stage3", attention: str | None = None, **changes: object
+) -> Path:
     """A run folder as training leaves it: the trained tensors, the rest from base weights of the same seed."""
     tiny_tokenizer().save_pretrained(folder / "tokenizer")
     options = tiny_options(tokenizer=str(folder / "tokenizer"), **changes)
@@ -65,7 +68,7 @@ def write_run(folder: Path, parts: ModelParts, stage: str = "stage3", **changes:
         "stage": stage,
         "step": 1,
         "view": "ego",
-        "model": recorded_options(options),
+        "model": recorded_options(options.model_copy(update={"attention": attention})),
         "parts": parts.model_dump(mode="json"),
         "freeze_table": [],
         "parent": None,
@@ -99,6 +102,40 @@ def test_an_export_answers_as_the_run(tmp_path: Path, parts: ModelParts, changes
     assert not exported.config.has_inverse
     assert sorted(processor.num_video_tokens) == ["ego", "ego_only"]
     assert processor.default_view == exported.config.default_view == "ego"
+
+
+def test_the_kernel_of_the_training_machine_does_not_bind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.utils.import_utils.is_flash_attn_2_available", lambda: False)
+    run = write_run(tmp_path / "run", STAGE3, attention="flash_attention_2")
+    plain = write_run(tmp_path / "plain", STAGE3)
+    trained, _ = load(run)
+    assert torch.equal(logits_of(trained), logits_of(load(plain)[0]))
+    folder = export_for_inference(run, tmp_path / "export")
+    assert "flash" not in (folder / "config.json").read_text()
+    logits_of(load(folder)[0])
+
+
+def test_an_export_forgets_the_pictures_of_a_teacher_of_another_family(tmp_path: Path) -> None:
+    siglip = PartOptions(architecture={**TOWER, "model_type": "siglip_vision_model"})
+    run = write_run(tmp_path / "run", STAGE2, teacher_tower=siglip)
+    _, processor = load(run)
+    assert processor.exo_pictures["image_mean"] == (0.5, 0.5, 0.5)
+    folder = export_for_inference(run, tmp_path / "export")
+    saved = read_json(folder / "processor_config.json")
+    assert saved["exo_pictures"] is None
+    assert sorted(saved["num_video_tokens"]) == ["ego", "ego_only"]
+
+
+def test_base_weights_that_are_gone_are_named_with_what_to_do(tmp_path: Path) -> None:
+    write_mistral(tmp_path / "mistral")
+    part = PartOptions(from_pretrained=str(tmp_path / "mistral"))
+    run = write_run(tmp_path / "run", ModelParts(mapper=True), language_model=part)
+    (tmp_path / "mistral").rename(tmp_path / "moved")
+    message = r"(?s)step_00000001: .*language_model.from_pretrained: folder .*mistral does not exist.*a symbolic link"
+    with pytest.raises(CheckpointError, match=message):
+        load(run)
+    (tmp_path / "mistral").symlink_to("moved")
+    load(run)
 
 
 def test_the_command_and_the_auto_classes_in_a_fresh_process(tmp_path: Path, run_python: RunPython) -> None:

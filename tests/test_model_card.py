@@ -65,8 +65,7 @@ def test_the_card_of_a_chain_agrees_with_its_records(runs: Path, corpus: TinyCor
     results = runs / "stage3" / "egobench"
     results.mkdir()
     (results / "results.json").write_text(json.dumps({"results": [RESULT]}))
-    record = {"key": {}, "provenance": {"written_utc": "2026-11-21T10:00:00", "config": {"model": "runs/stage3"}}}
-    (results / "run.json").write_text(json.dumps(record))
+    write_record(results, runs / "stage3")
     folder = export_for_inference(runs / "stage3", tmp_path / "export", keep_adapter=True)
     card = (folder / "README.md").read_text()
     front = yaml.safe_load(re.match(r"---\n(.*?)\n---", card, flags=re.DOTALL)[1])  # type: ignore[index]
@@ -96,10 +95,47 @@ def test_the_card_of_a_chain_agrees_with_its_records(runs: Path, corpus: TinyCor
     assert bases["language model"]["content"] == identity[:16]
     assert bases["vision tower"]["source"] == "`random weights of the seed`"
     (result,) = [row for row in rows if "task" in row]
+    assert (result["folder"], result["checkpoint"]) == ("egobench", "the newest of the time")
     assert (result["accuracy %"], result["95 % interval"], result["chance %"]) == ("32.5", "20.0–45.0", "20.0")
-    assert "- `egobench`: of `runs/stage3`, 2026-11-21T10:00:00" in card
+    assert "- `egobench`: 2026-11-21T10:00:00" in card
+    assert "Left out" not in card
+    assert "Weights are in float32" in card
     assert "PeftModel.from_pretrained" in card
     assert is_exported(folder)
+
+
+def write_record(folder: Path, model: Path) -> None:
+    made = {"written_utc": "2026-11-21T10:00:00", "config": {"model": str(model)}}
+    (folder / "run.json").write_text(json.dumps({"key": {}, "provenance": made}))
+
+
+def test_results_of_another_model_are_left_out_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = write_run(tmp_path / "run", STAGE3)
+    step = run_dir / "checkpoints" / "step_00000001"
+    elsewhere = tmp_path / "other" / "checkpoints" / "step_00000001"
+    monkeypatch.chdir(tmp_path)
+    models = {"newest": Path("run"), "step": step, "other": tmp_path / "other", "other_step": elsewhere}
+    for name, model in models.items():
+        folder = run_dir / "evaluation" / name
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps({"results": [RESULT]}))
+        write_record(folder, model)
+    for named in (run_dir, step):
+        card = (export_for_inference(named, tmp_path / "export") / "README.md").read_text()
+        rows = {row["folder"]: row["checkpoint"] for row in tables(card) if "task" in row}
+        assert rows == {"evaluation/newest": "the newest of the time", "evaluation/step": "step_00000001"}
+        assert "Left out: the results of other models in 2 folders." in card
+
+
+def test_the_group_of_a_row_is_said(tmp_path: Path) -> None:
+    checkpoint = find_checkpoint(write_run(tmp_path / "run", STAGE3))
+    row = {"pattern": "model.mapper_f.*", "learning_rate": 1e-4, "num_parameters": 12, "group": None}
+    checkpoint.record["freeze_table"] = [row, {**row, "learning_rate": 1e-5, "group": "*.bias"}]
+    card = model_card(checkpoint, has_adapter=False, dtype="bfloat16")
+    assert [row["parameters"] for row in tables(card) if "parameters" in row] == [
+        "`model.mapper_f.*`",
+        "`model.mapper_f.*`, group `*.bias`",
+    ]
 
 
 def test_a_run_without_records_makes_no_claims(tmp_path: Path) -> None:
@@ -117,6 +153,6 @@ def test_hub_names_are_the_base_models(tmp_path: Path) -> None:
     checkpoint = find_checkpoint(run_dir)
     checkpoint.record["model"]["language_model"] = {"from_pretrained": "mistralai/Mistral-7B-Instruct-v0.2"}
     checkpoint.record["model"]["videollama2"] = "/data/VideoLLaMA2-7B-16F-Base"
-    card = model_card(checkpoint, run_dir, has_adapter=False)
+    card = model_card(checkpoint, has_adapter=False, dtype="bfloat16")
     assert "base_model:\n- mistralai/Mistral-7B-Instruct-v0.2\n" in card
     assert "| connector | `/data/VideoLLaMA2-7B-16F-Base` |" in card

@@ -107,7 +107,7 @@ def prepare_orphan(name: str, corpus: TinyCorpus, *overrides: str) -> Prepared:
     """Prepares a stage on random weights, as if it needed no parent."""
     stage = make_stage(name, corpus, "parent=null", *overrides)
     orphan = type("Orphan", (type(stage),), {"parents": (None,)})
-    return prepare(orphan(stage.config), num_processes=1)
+    return prepare(orphan(stage.config), None, num_processes=1)
 
 
 def batch_of(prepared: Prepared, positions: Iterable[int]) -> Batch:

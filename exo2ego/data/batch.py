@@ -73,6 +73,13 @@ class Batch:
         }
         return replace(self, **moved)
 
+    def pin_memory(self) -> Batch:
+        """Returns the batch in page-locked memory, without which `to` waits for the GPU; needs CUDA."""
+        pinned: dict[str, Any] = {
+            name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **pinned)
+
 
 class Collator:
     """Pads samples to a batch; unreadable ones are left out and reported with it."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -27,7 +27,7 @@ from exo2ego.model.modeling import Exo2EgoForConditionalGeneration, PretrainedPa
 from exo2ego.model.options import ModelOptions, PartOptions
 from exo2ego.model.parts import LoraOptions, ModelParts
 from exo2ego.model.published import load_language_model, load_tower, published_config
-from exo2ego.model.sources import located
+from exo2ego.model.sources import located, require_whole
 from exo2ego.model.tokens import VIDEO_TOKEN
 from exo2ego.model.vision_tower import sized_config, tower_class
 from exo2ego.model.weights import load_exactly, tell_loaded
@@ -70,6 +70,7 @@ def build_model(
     (`base_weights`). Raises `CheckpointError` when published weights do not fill a part exactly.
     """
     torch.manual_seed(seed)
+    started = _published_connector(options)  # before the language model, which takes minutes
     vision_config = part_config(options.vision_tower, vision=True)
     language_model, lm_head = _language_model(options, len(tokenizer))
     config = build_config(options, parts, tokenizer, vision_config, language_model.config)
@@ -86,8 +87,8 @@ def build_model(
         )
     config.base_weights = _identities(options, pretrained)
     model = Exo2EgoForConditionalGeneration(config, pretrained)
-    if options.videollama2 is not None:
-        _start_connectors(model, Path(options.videollama2))
+    if started is not None:
+        _start_connectors(model, *started)
     if parts.lora is not None:
         add_lora(model, parts.lora)
     return model
@@ -190,10 +191,18 @@ def _grow_vocabulary(model: PreTrainedModel, vocabulary_size: int) -> None:
         layer.weight[old_size:] = 0
 
 
-def _start_connectors(model: Exo2EgoForConditionalGeneration, folder: Path) -> None:
+def _published_connector(options: ModelOptions) -> tuple[Path, dict[str, Tensor]] | None:
+    """Returns the folder and the tensors of the connector that ours starts from, None where it starts at random."""
+    if options.videollama2 is None:
+        return None
+    folder = located(options.videollama2, "model.videollama2", "connector")
+    require_whole(folder, "connector")
+    return folder, videollama2.connector_weights(folder)
+
+
+def _start_connectors(model: Exo2EgoForConditionalGeneration, folder: Path, weights: dict[str, Tensor]) -> None:
     """Starts the connectors as VideoLLaMA2's; one for a teacher of another width stays random."""
     inner = model.model
-    weights = videollama2.connector_weights(folder)
     alike = inner.exo_geometry.width == inner.ego_geometry.width
     for name, connector in (("connector", inner.connector), ("connector_exo", inner.connector_exo if alike else None)):
         if connector is not None:

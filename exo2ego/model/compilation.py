@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from timm.models.regnet import RegStage
 from torch import nn
 
 from exo2ego.model.recomputation import Recomputing
 
 
-def compile_blocks(module: nn.Module, backend: str = "inductor") -> int:
-    """Compiles the repeated blocks of a tower, connector, mapper or language model; returns how many there are."""
-    blocks = list(blocks_of(module))
-    for block in blocks:
-        block.compile(backend=backend)
-    return len(blocks)
+def compile_blocks(module: nn.Module, backend: str = "inductor") -> None:
+    """Compiles the repeated blocks of a tower, connector, mapper or language model.
+
+    Of our own modules these are the blocks that `Recomputing.run` calls, whatever container holds them: a `Sequential`
+    that is iterated over never runs itself.
+    """
+    if isinstance(module, Recomputing):
+        module.compile_backend = backend
+        return
+    for layer in layers_of(module):
+        layer.compile(backend=backend)
 
 
-def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
-    """Yields the outermost layers of transformers' models, and the units of recomputation of our own modules."""
+def layers_of(module: nn.Module) -> Iterator[nn.Module]:
+    """Yields the outermost layers of a model of transformers."""
     for child in module.children():
         if isinstance(child, nn.ModuleList):
             yield from child
-        elif isinstance(child, RegStage):
-            yield from child.children()
-        elif isinstance(module, Recomputing) and next(child.parameters(), None) is not None:
-            yield child
-        elif not isinstance(module, Recomputing):
-            yield from blocks_of(child)
+        else:
+            yield from layers_of(child)

@@ -15,11 +15,14 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from exo2ego.errors import CheckpointError, ConfigError, DataError
 from exo2ego.storage import read_json
 
-Kind = Literal["model", "config", "tokenizer"]
-"""What is wanted of a folder: everything, or what tells the sizes, or the tokenizer; no more is fetched."""
+Kind = Literal["model", "config", "tokenizer", "connector"]
+"""What is wanted of a folder: everything, what tells the sizes, the tokenizer, or VideoLLaMA2's connector; no more is
+fetched."""
 
 PROBE_TIMEOUT_S = 10
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
+PROJECTOR_FILE, PROJECTOR_PREFIX = "mm_projector.bin", "model.mm_projector."
+"""Where a VideoLLaMA2 release holds its connector: a `-Base` one in a file, a full one in its shards."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 # weights are fetched in one form; everything else of a repository is small
 BESIDE_WEIGHTS = ("*.json", "*.jinja", "tokenizer.model", "LICENSE*", "README.md")
@@ -40,7 +43,7 @@ def located(source: str, key: str, kind: Kind = "model") -> Path:
         folder = _from_hub(source, key, kind)
     elif not folder.is_dir():
         raise ConfigError(f"{key}: {source} is a file; give the folder that it lies in")
-    if kind != "tokenizer" and not (folder / "config.json").is_file():
+    if kind in ("model", "config") and not (folder / "config.json").is_file():
         raise ConfigError(
             f"{key}: {source} has no config.json; expected a model folder of transformers (config.json and "
             f"*.safetensors), it holds {_listing(folder)}"
@@ -48,13 +51,12 @@ def located(source: str, key: str, kind: Kind = "model") -> Path:
     return folder
 
 
-def require_whole(folder: Path) -> None:
+def require_whole(folder: Path, kind: Kind = "model") -> None:
     """Raises `CheckpointError` naming every weight file that a model folder lacks, or that is no weight file."""
-    files = weight_files(folder)
+    files = connector_files(folder) if kind == "connector" else weight_files(folder)
     if not files:
-        raise CheckpointError(
-            f"{folder}: no weights; expected {SAFETENSORS} or {SAFETENSORS}.index.json and its shards"
-        )
+        single = f"{PROJECTOR_FILE} of a VideoLLaMA2 release" if kind == "connector" else SAFETENSORS
+        raise CheckpointError(f"{folder}: no weights; expected {single}, or {SAFETENSORS}.index.json and its shards")
     missing = [path.name for path in files if not path.is_file()]
     if missing:
         raise CheckpointError(f"{folder}: {len(missing)} of {len(files)} weight files are missing {missing[:3]}")
@@ -75,6 +77,16 @@ def weight_files(folder: Path) -> list[Path]:
         if (folder / f"{name}.index.json").is_file():
             return [folder / shard for shard in sorted(set(shard_of_tensor(folder, name).values()))]
     return []
+
+
+def connector_files(folder: Path) -> list[Path]:
+    """Returns the files that hold the connector of a VideoLLaMA2 release, present or not; none of anything else."""
+    if (folder / PROJECTOR_FILE).is_file():
+        return [folder / PROJECTOR_FILE]
+    if not (folder / f"{SAFETENSORS}.index.json").is_file():
+        return []
+    shards = {shard for name, shard in shard_of_tensor(folder).items() if name.startswith(PROJECTOR_PREFIX)}
+    return [folder / shard for shard in sorted(shards)]
 
 
 def shard_of_tensor(folder: Path, name: str = SAFETENSORS) -> dict[str, str]:
@@ -98,7 +110,11 @@ def _from_hub(source: str, key: str, kind: Kind) -> Path:
         pass
     try:
         patterns = _wanted(_files_on_hub(source), kind)
-        return Path(snapshot_download(source, allow_patterns=list(patterns)))
+        folder = Path(snapshot_download(source, allow_patterns=list(patterns)))
+        shards = [path.name for path in connector_files(folder)] if kind == "connector" else []
+        if shards and shards != [PROJECTOR_FILE]:  # only the index, just fetched, tells which ones
+            folder = Path(snapshot_download(source, allow_patterns=shards))
+        return folder
     except (urllib.error.URLError, TimeoutError, LocalEntryNotFoundError) as error:
         reason = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"{constants.ENDPOINT} cannot be reached"
         raise ConfigError(
@@ -116,6 +132,9 @@ def _from_hub(source: str, key: str, kind: Kind) -> Path:
 def _is_complete(folder: Path, kind: Kind) -> bool:
     if kind == "tokenizer":
         return any((folder / name).is_file() for name in TOKENIZER_FILES)
+    if kind == "connector":
+        files = connector_files(folder)
+        return bool(files) and all(path.is_file() for path in files)
     has_config = (folder / "config.json").is_file()
     files = weight_files(folder) if kind == "model" else []
     return has_config and (kind == "config" or (bool(files) and all(path.is_file() for path in files)))
@@ -138,7 +157,7 @@ def _files_on_hub(source: str) -> list[str]:
 
 def _wanted(files: Sequence[str], kind: Kind) -> Sequence[str]:
     if kind != "model":
-        return BESIDE_WEIGHTS
+        return (*BESIDE_WEIGHTS, PROJECTOR_FILE) if kind == "connector" else BESIDE_WEIGHTS
     has_pickle = PICKLE in files or f"{PICKLE}.index.json" in files
     has_safetensors = SAFETENSORS in files or f"{SAFETENSORS}.index.json" in files
     name = PICKLE if has_pickle and not has_safetensors else SAFETENSORS

@@ -16,12 +16,10 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from exo2ego.errors import CheckpointError, ConfigError, DataError
-from exo2ego.model.sources import SAFETENSORS, shard_of_tensor
+from exo2ego.model.sources import PROJECTOR_FILE, PROJECTOR_PREFIX, SAFETENSORS, shard_of_tensor
 from exo2ego.model.weights import read_pickled_tensors
 from exo2ego.storage import read_json
 
-PROJECTOR_FILE = "mm_projector.bin"
-PROJECTOR_PREFIX = "model.mm_projector."
 TOWER_PREFIX = "model.vision_tower.vision_tower.vision_model."
 # the releases name their tower and do not say its sizes
 CLIP_LARGE_336 = {

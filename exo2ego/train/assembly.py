@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def require_same_base(model: Exo2EgoForConditionalGeneration, checkpoint: Checkp
     if changed:
         raise CheckpointError(
             f"{checkpoint.path} was trained on another {' and another '.join(changed)}: the configured folder holds "
-            "other weights than then; put the former ones back, or start again from the first stage"
+            "other weights than then; name or put back the former ones, or start again from the first stage"
         )
 
 
@@ -132,6 +132,9 @@ def require_same_architecture(options: ModelOptions, parent: Checkpoint) -> None
     """Raises `CheckpointError` naming every model option that differs from the parent's."""
     ours = recorded_options(options)
     theirs = recorded_options(ModelOptions.model_validate(parent.record["model"]))  # with later options' defaults
+    for place in places_of(parent.record.get("base_weights", {})):
+        for values in (ours, theirs):
+            _forget(values, place.split(".")[1:])
     free = ("attention", *(() if parent.record["parts"]["mapper"] else UNTRAINED_WITHOUT_MAPPER))
     different = [
         f"model.{key}: {theirs.get(key)!r} there, {ours[key]!r} here"
@@ -143,6 +146,24 @@ def require_same_architecture(options: ModelOptions, parent: Checkpoint) -> None
             f"{parent.path} was trained with another architecture:\n  " + "\n  ".join(different) + "\n"
             "  use the same `model` section in every stage of a run"
         )
+
+
+def places_of(base_weights: Mapping[str, str]) -> list[str]:
+    """Returns the options that say where weights lie whose content a record holds (`require_same_base` compares it)."""
+    places = []
+    for part in base_weights:
+        keys = [f"{part}.{key}" for key in ("from_pretrained", "videollama2", "checkpoint")]
+        places += ["videollama2"] if part == "connector" else keys
+    return [f"model.{place}" for place in places]
+
+
+def _forget(values: dict[str, Any], place: Sequence[str]) -> None:
+    """Replaces the path at `place` by a mark; that there is one at all still counts for the connector."""
+    *parts, key = place
+    for part in parts:
+        values = values.get(part) or {}
+    if values.get(key) is not None or parts:
+        values[key] = "compared by its content"
 
 
 def recorded_options(options: ModelOptions) -> dict[str, Any]:

@@ -27,7 +27,7 @@ RECORD = "checkpoint.json"
 WEIGHTS = "trained.safetensors"
 OPTIMIZER = "optimizer.pt"
 NAME = re.compile(r"step_\d+")
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: fingerprints of base weights that did not see the order of rows
 
 
 @dataclass(frozen=True)
@@ -101,18 +101,19 @@ def rotate_checkpoints(run_dir: Path, *, newest_step: int, keep_last: int, keep_
 
     Later ones are a damaged rest of the run that was continued; they are replaced when it comes to them.
     """
-    found = [path for path in checkpoint_folders(run_dir) if _step(path) <= newest_step]
+    found = [path for path in checkpoint_folders(run_dir) if step_of(path) <= newest_step]
     for path in found[:-keep_last]:
-        if keep_every is None or _step(path) % keep_every:
+        if keep_every is None or step_of(path) % keep_every:
             shutil.rmtree(path)
 
 
 def checkpoint_folders(run_dir: Path) -> list[Path]:
     """Returns the checkpoints of a run by step, sound or not; what a killed save left half-written is none."""
-    return sorted((path for path in run_dir.glob("checkpoints/step_*") if NAME.fullmatch(path.name)), key=_step)
+    return sorted((path for path in run_dir.glob("checkpoints/step_*") if NAME.fullmatch(path.name)), key=step_of)
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """Returns the step that a checkpoint folder is named for."""
     return int(path.name.removeprefix("step_"))
 
 
@@ -126,7 +127,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(f"{path}: {RECORD} is damaged: its checksum does not fit its content")
         if record["format"] != FORMAT_VERSION:
             raise CheckpointError(f"{path}: has format {record['format']}, this version reads {FORMAT_VERSION}")
-        if NAME.fullmatch(path.name) and _step(path) != record["step"]:
+        if NAME.fullmatch(path.name) and step_of(path) != record["step"]:
             raise CheckpointError(f"{path}: holds step {record['step']}: it is not the folder that was written")
         for name, expected in record["files"].items():
             if hash_file(path / name) != expected:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
@@ -16,7 +17,7 @@ from rich.text import Text
 from exo2ego.console import console
 from exo2ego.model.modeling import Exo2EgoForConditionalGeneration
 from exo2ego.model.skeleton import local_folder
-from exo2ego.train.checkpoint import RECORD, checkpoint_folders
+from exo2ego.train.checkpoint import RECORD, checkpoint_bytes, checkpoint_folders, num_kept
 from exo2ego.train.loop import TrainingRun, account_for_unreadable, averaged_losses, peak_memory_gb, step_totals
 from exo2ego.train.options import StageConfig
 from exo2ego.train.parameters import TableRow, human_count
@@ -25,7 +26,6 @@ from exo2ego.train.preparation import find_parent
 from exo2ego.train.stage import Stage
 
 BYTES_TRAINED = 16  # fp32 weight, gradient and two AdamW moments
-BYTES_SAVED = 12  # weight and moments
 BYTES_FROZEN = {"bf16": 2, "fp32": 4}
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt")
 
@@ -172,7 +172,9 @@ def report_dry_run(
     frozen = sum(row.num_parameters for row in rows if row.learning_rate is None)
     static_gb = (trained * BYTES_TRAINED + frozen * BYTES_FROZEN[config.precision]) / 1e9
     shown = "  ".join(f"{name} {float(loss.detach()):.4f}" for name, loss in losses.items())
-    num_saved = min(config.checkpoint.keep_last + 1, -(-run.plan.total_steps // config.checkpoint.every_steps))
+    num_saved = num_kept(run.plan.total_steps, **config.checkpoint.model_dump()) + 1
+    # counted from the table: ZeRO-3 has split the parameters
+    size = checkpoint_bytes([torch.empty(trained, device="meta")])
     hours = seconds * run.plan.accumulation * run.plan.total_steps / 3600
     lines = [
         f"tried  one micro-batch: {totals.clips:.0f} clips ({totals.unreadable:.0f} unreadable), "
@@ -180,8 +182,7 @@ def report_dry_run(
         f"loss   {shown}  gradient norm {norm:.2f}",
         *([_gradients(model)] if config.deepspeed is None else []),  # ZeRO keeps them elsewhere
         f"memory weights and optimiser {static_gb:.2f} GB per process without sharding; peak {peak_memory_gb():.2f} GB",
-        f"disk   {num_saved * trained * BYTES_SAVED / 1e9:.2f} GB of checkpoints while one is saved "
-        f"({human_count(trained)} trained)",
+        f"disk   {num_saved * size / 1e9:.2f} GB of checkpoints while one is saved ({human_count(trained)} trained)",
         f"time   {seconds:.1f} s, {waited_s:.1f} s of them reading; at this speed {hours:.2f} h (a first step is slow)",
     ]
     console.print("\n".join(lines), markup=False)

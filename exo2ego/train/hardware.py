@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from pydantic import Field, field_validator
@@ -18,6 +19,9 @@ class Gpu:
     memory_gib: float
     """2**30 bytes."""
 
+
+# words of a device name that do not tell another chip; NVL, D, Laptop, Ti and others do, and have other speeds
+_SAME_CHIP = re.compile(r"NVIDIA|GEFORCE|TESLA|SXM\d?|PCIE|OAM|\d+GB|HBM\w*|PG\d+|ACTIVE")
 
 # the longest name that is contained in torch.cuda.get_device_name() wins
 GPUS = {
@@ -78,6 +82,7 @@ class AssumedOptions(Config):
 
 def find_gpu(device_name: str) -> Gpu | None:
     """Returns the GPU that a driver's device name stands for, such as NVIDIA A100-SXM4-80GB; None if unknown."""
-    words = device_name.upper().replace("-", " ").split()
-    found = [name for name in GPUS if all(word in words for word in name.upper().replace("-", " ").split())]
+    words = set(device_name.upper().replace("-", " ").split())
+    parts = {name: set(name.upper().replace("-", " ").split()) for name in GPUS}
+    found = [name for name, own in parts.items() if own <= words and all(map(_SAME_CHIP.fullmatch, words - own))]
     return GPUS[max(found, key=len)] if found else None

@@ -8,7 +8,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -59,13 +59,13 @@ class StepTotals:
         return self.target_tokens if unit == "target_token" else self.clips
 
 
-def train(run: TrainingRun) -> int:
+def train(run: TrainingRun, request: StopRequest | None = None) -> int:
     """Takes every optimiser step from `start_step` to the plan's end; returns the signal that ended it early, or 0.
 
-    Raises, on all processes at once, `TrainingError` before a bad update and `DataError` when too many videos are
-    unreadable.
+    `request` is what already hears the signals, where something does. Raises, on all processes at once,
+    `TrainingError` before a bad update and `DataError` when too many videos are unreadable.
     """
-    with StopRequest() as request, closing(_each(run.batches)) as batches:
+    with nullcontext(request) if request else StopRequest() as request, closing(_each(run.batches)) as batches:
         for step in range(run.start_step + 1, run.plan.total_steps + 1):
             began = time.perf_counter()
             micro_batches = [next(batches) for _ in range(run.plan.accumulation)]

@@ -12,8 +12,9 @@ from exo2ego.model.cost import ADAPTERS, Trace
 from exo2ego.model.modeling import Exo2EgoForConditionalGeneration
 from exo2ego.model.skeleton import build_skeleton
 from exo2ego.train.batch_plan import BatchPlan, plan_batches
+from exo2ego.train.checkpoint import checkpoint_bytes, num_kept
 from exo2ego.train.memory import STRATEGIES, StaticMemory, static_memory
-from exo2ego.train.options import StageConfig
+from exo2ego.train.options import CheckpointOptions, StageConfig
 from exo2ego.train.sample_counts import SampleCounts, count_samples
 from exo2ego.train.stage import Stage
 from exo2ego.train.stage_cost import PARTS, at_mean, make_trainable, skeleton_batch, trace_stage
@@ -97,10 +98,7 @@ def predict(stage: Stage[Any]) -> Prediction:
     tokens = model.model.num_video_tokens(stage.view)
     trained = sum(row.num_parameters for row in rows if row.learning_rate is not None)
     frozen_bytes, gathered = _frozen_bytes(model), _largest_block_bytes(model)
-    num_saved = min(config.checkpoint.keep_last + 1, -(-(total_steps or 10**9) // config.checkpoint.every_steps))
-    if config.checkpoint.keep_every and total_steps:
-        num_saved += total_steps // config.checkpoint.keep_every
-    checkpoint_bytes = 12 * trained
+    size = checkpoint_bytes(parameter for parameter in model.parameters() if parameter.requires_grad)
     return Prediction(
         stage=stage.name,
         parts=_parts(model, traces, samples.mean_views, plan.local_size),
@@ -115,8 +113,8 @@ def predict(stage: Stage[Any]) -> Prediction:
             for name in STRATEGIES
         },
         activation_bytes=max(trace.peak_bytes for trace in traces.values()),
-        checkpoint_bytes=checkpoint_bytes,
-        checkpoints_bytes=num_saved * checkpoint_bytes,
+        checkpoint_bytes=size,
+        checkpoints_bytes=_num_checkpoints(config.checkpoint, total_steps) * size,
         notes=(
             *(f"{name}: published sizes, its configuration is not on this machine" for name in from_table),
             samples.note,
@@ -132,6 +130,13 @@ def configured_strategy(config: StageConfig) -> str:
     if config.deepspeed is None:
         return "DDP"
     return f"ZeRO-{read_zero_file(Path(config.deepspeed))['zero_optimization']['stage']}"
+
+
+def _num_checkpoints(keep: CheckpointOptions, total_steps: int | None) -> int:
+    """Returns those kept and the one being written; without a known end, those of `keep_every` are not counted."""
+    if total_steps is None:
+        return keep.keep_last + 1
+    return num_kept(total_steps, **keep.model_dump()) + 1
 
 
 def _trace(stage: Stage[Any], model: Exo2EgoForConditionalGeneration, num_clips: int, num_views: int) -> Trace:

@@ -70,13 +70,12 @@ class Prepared:
         }
 
 
-def prepare(stage: Stage[Any], num_processes: int) -> Prepared:
-    """Opens the parent and the data, plans the steps, builds the model and decides what trains.
+def prepare(stage: Stage[Any], parent: Checkpoint | None, num_processes: int) -> Prepared:
+    """Opens the data, plans the steps, builds the model and decides what trains.
 
     What can be refused without a model is refused first: building a large one takes minutes.
     """
     config: StageConfig = stage.config
-    parent = find_parent(stage)
     records = _read_table(stage)
     store = ClipStore(Path(config.data.clip_store)) if config.data.clip_store else None
     order = sample_order(stage, records)
@@ -199,6 +198,19 @@ def _parts_of(config: StageConfig) -> str:
     return "".join(f" · {word}: {', '.join(parts)}" for word, parts in named.items() if parts)
 
 
+def _warnings(config: StageConfig, num_processes: int) -> list[str]:
+    """A video that hangs holds the others up for twice data.timeout_s; they must not end the job meanwhile."""
+    hang_s = config.data.timeout_s
+    waits = config.data.num_workers > 0 and num_processes > 1
+    if not waits or (hang_s is not None and 2 * hang_s < config.timeout_s):
+        return []
+    limit = "null" if hang_s is None else f"{hang_s:g}"
+    return [
+        f"NOTE   data.timeout_s={limit}: one video that hangs may end the job after timeout_s={config.timeout_s}; "
+        f"give data.timeout_s below {config.timeout_s / 2:g}"
+    ]
+
+
 def describe(prepared: Prepared) -> Group:
     """Returns the plan for the console: what it builds on, what trains, how many samples, tokens and steps."""
     stage, plan, parent = prepared.stage, prepared.plan, prepared.parent
@@ -218,5 +230,6 @@ def describe(prepared: Prepared) -> Group:
         lines.insert(
             2, f"       local batch lowered from {stage.config.batch.local_size} to keep the global batch (A16)"
         )
+    lines += _warnings(stage.config, plan.world_size)
     title = Text.assemble((stage.name, "bold"), f" · {stage.title} · {origin}")
     return Group(title, render_rows(prepared.rows), Text("\n".join(lines)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from exo2ego.console import console
 from exo2ego.data.failures import FailureBudget
 from exo2ego.errors import TrainingError
 from exo2ego.storage import atomic_path, remove_leftovers, write_json, write_text
+from exo2ego.train.agreement import chosen_by_main, done_by_main, require_agreement
 from exo2ego.train.assembly import load_weights
 from exo2ego.train.checkpoint import Checkpoint, load_optimizer_state
 from exo2ego.train.dry_run import report_dry_run, show_prediction
@@ -23,13 +26,13 @@ from exo2ego.train.loader import open_loader
 from exo2ego.train.loop import TrainingRun, train
 from exo2ego.train.options import StageConfig
 from exo2ego.train.parameters import parameter_groups
-from exo2ego.train.preparation import Prepared, describe, prepare
+from exo2ego.train.preparation import Prepared, describe, find_parent, prepare
 from exo2ego.train.processes import start_accelerator
-from exo2ego.train.resuming import checkpoint_to_continue, last_good_checkpoint, require_same_run
+from exo2ego.train.resuming import checkpoint_to_continue, last_good_checkpoint, require_same_run, set_later_aside
 from exo2ego.train.saving import require_space, saver_of
 from exo2ego.train.stage import Stage
 from exo2ego.train.stage_cost import speed_meter
-from exo2ego.train.stopping import EXIT_CODE_OF_SIGNAL
+from exo2ego.train.stopping import EXIT_CODE_OF_SIGNAL, StopRequest
 from exo2ego.train.updating import Updater
 
 FAILURES = "failures.jsonl"
@@ -39,18 +42,25 @@ def run_stage(stage: Stage[Any], options: RunOptions) -> int:
     """Runs a stage to its end, continues it, or shows its plan (`--dry-run`); returns the exit code."""
     if options.dry_run and not show_prediction(stage):
         return 0
-    accelerator = start_accelerator(stage.config)
-    exit_code = _run(stage, options, accelerator)
-    accelerator.end_training()
+    # from the start: under Slurm whatever does not listen ignores the signals (scripts/slurm/node.sh)
+    with nullcontext(StopRequest()) if options.dry_run else StopRequest() as request:
+        request.trains = False
+        accelerator = start_accelerator(stage.config)
+        exit_code = _run(stage, options, accelerator, request)
+        accelerator.end_training()
     return exit_code
 
 
-def _run(stage: Stage[Any], options: RunOptions, accelerator: Accelerator) -> int:
+def _run(stage: Stage[Any], options: RunOptions, accelerator: Accelerator, request: StopRequest) -> int:
     config: StageConfig = stage.config
     run_dir = Path(config.output_dir)
     only_looking = options.dry_run and options.resume is None
-    resumed = None if only_looking else checkpoint_to_continue(run_dir, options.resume)
-    prepared = prepare(stage, accelerator.num_processes)
+    resumed = chosen_by_main(
+        accelerator, lambda: None if only_looking else checkpoint_to_continue(run_dir, options.resume)
+    )
+    parent = chosen_by_main(accelerator, lambda: find_parent(stage))
+    prepared = prepare(stage, parent, accelerator.num_processes)
+    require_agreement(accelerator, _course(prepared, resumed))
     console.print(describe(prepared))
     if resumed is not None:
         require_same_run(prepared, resumed)
@@ -64,14 +74,21 @@ def _run(stage: Stage[Any], options: RunOptions, accelerator: Accelerator) -> in
         report_dry_run(run, prepared.model, prepared.rows, config)
         run.updater.close()
         return 0
+    if stopped_by := _told_during_set_up(accelerator, request):
+        console.print("stopped before the first step: nothing was trained or written", markup=False)
+        return EXIT_CODE_OF_SIGNAL + stopped_by
+    if resumed is not None:
+        done_by_main(accelerator, partial(set_later_aside, run_dir, resumed, options.resume))
     require_space(prepared, accelerator)
     if accelerator.is_main_process:
         _describe_folder(prepared, run_dir)
     run = build_run(prepared, accelerator, resumed, run_dir=run_dir)
     try:
-        stopped_by = train(run)
+        stopped_by = train(run, request)
     except TrainingError as error:
-        raise TrainingError(f"{error}. {last_good_checkpoint(run_dir)}") from error
+        # not exchanged: a process that failed alone would wait for the others
+        good = last_good_checkpoint(run_dir) if accelerator.is_main_process else "Process 0 names the last checkpoint"
+        raise TrainingError(f"{error}. {good}") from error
     finally:
         run.journal.close()
     run.updater.close()
@@ -80,6 +97,24 @@ def _run(stage: Stage[Any], options: RunOptions, accelerator: Accelerator) -> in
         return 0
     console.print(f"stopped with a checkpoint in {run_dir}; continue with --resume auto", markup=False)
     return EXIT_CODE_OF_SIGNAL + stopped_by
+
+
+def _course(prepared: Prepared, resumed: Checkpoint | None) -> dict[str, Any]:
+    """Returns what decides which steps a process takes, and from where."""
+    return {
+        "start step": 0 if resumed is None else resumed.step,
+        "steps": prepared.plan.total_steps,
+        "samples": len(prepared.order),
+        "weights of the parent": None if prepared.parent is None else prepared.parent.identity,
+    }
+
+
+def _told_during_set_up(accelerator: Accelerator, request: StopRequest) -> int:
+    """Returns the signal that any process was told to stop by, or 0, to all alike; from now on a step comes first."""
+    request.trains = True
+    told = torch.tensor(float(request.number), device=accelerator.device)
+    numbers: torch.Tensor = accelerator.gather(told)
+    return int(numbers.max())
 
 
 def build_run(

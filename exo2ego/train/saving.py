@@ -29,12 +29,7 @@ def require_space(prepared: Prepared, accelerator: Accelerator) -> None:
     run_dir, keep = Path(config.output_dir), config.checkpoint
     fault: list[str | None] = [None]
     if accelerator.is_main_process:
-        kept = num_kept(
-            prepared.plan.total_steps,
-            every_steps=keep.every_steps,
-            keep_last=keep.keep_last,
-            keep_every=keep.keep_every,
-        )
+        kept = num_kept(prepared.plan.total_steps, **keep.model_dump())
         size = checkpoint_bytes(value for value in prepared.model.parameters() if value.requires_grad)
         missing = max(1, kept + 1 - len(checkpoint_folders(run_dir)))
         what = f"{missing} checkpoints (those that checkpoint.keep_last and keep_every keep, and one being written)"

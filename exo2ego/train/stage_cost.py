@@ -38,7 +38,8 @@ PARTS = {
 
 def make_trainable(stage: Stage[Any], model: Exo2EgoForConditionalGeneration) -> list[TableRow]:
     """Sets what trains, in which precision, and what is recomputed, as `prepare` does with a real model."""
-    rows = apply_freeze_table(model, present_rows(model, stage.freeze_table()), stage.config.optim.learning_rate)
+    optim = stage.config.optim
+    rows = apply_freeze_table(model, present_rows(model, stage.freeze_table()), optim.learning_rate, optim.groups)
     set_precision(model, stage.config.precision)
     model.train()
     model.set_gradient_checkpointing(list(stage.config.gradient_checkpointing))

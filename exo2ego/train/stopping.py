@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 from exo2ego.command_line import is_launched
@@ -22,6 +24,8 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.number = 0
+        self.trains = True
+        """False during set-up, after which there is nothing to save."""
 
     def __enter__(self) -> StopRequest:
         self._former = {number: signal.signal(number, self._hear) for number in HEARD}
@@ -41,10 +45,22 @@ class StopRequest:
         self.number = number
         # not through the console, which may be in the middle of a line
         more = b"" if is_launched() else b"; once more stops at once"
-        os.write(2, b"\nstopping after this step, with a checkpoint" + more + b"\n")
+        when = b"after this step, with a checkpoint" if self.trains else b"before the first step"
+        os.write(2, b"\nstopping " + when + more + b"\n")
 
 
 def ignore_in_worker() -> None:
-    """Keeps a loader worker alive through a Ctrl-C, which reaches every process of the terminal: the run decides."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    """Keeps a loader worker alive through signals to the whole run, which ends it by SIGKILL."""
+    for number in HEARD:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def ignored_by_new_processes() -> Iterator[None]:
+    """What is started meanwhile ignores the signals from its first moment on; keep it short, so does this process."""
+    former = {number: signal.signal(number, signal.SIG_IGN) for number in HEARD}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

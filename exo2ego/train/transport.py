@@ -6,6 +6,7 @@ Nothing is needed of the sender once a message is sent: it may die or hang, wher
 
 from __future__ import annotations
 
+import errno
 import io
 import mmap
 import os
@@ -44,7 +45,9 @@ def send(channel: socket.socket, value: Any) -> None:
 def receive(channel: socket.socket) -> Any:
     """Returns the next value; raises `EOFError` or `OSError` when the other side is gone."""
     text, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
-    if not text or not descriptors:
+    if text and not descriptors:
+        raise OSError(errno.EMFILE, "a message came without its memory: too many open files (ulimit -n)")
+    if not text:
         raise EOFError("the other process is gone")
     try:
         memory = memoryview(mmap.mmap(descriptors[0], 0))

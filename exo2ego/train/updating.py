@@ -69,7 +69,9 @@ class Updater:
         return together
 
     def trained_tensors(self) -> dict[str, Tensor]:
-        """Returns what trains by name, on the CPU, complete on the main process; all processes call it."""
+        """Returns what trains by name, on the CPU, on the main process; empty elsewhere. All processes call it."""
+        if not self.accelerator.is_main_process:
+            return {}
         return {name: value.detach().cpu() for name, value in self.bare.named_parameters() if value.requires_grad}
 
     def state(self) -> dict[str, Any]:

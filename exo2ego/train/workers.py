@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import signal
 import socket
@@ -10,7 +11,8 @@ import threading
 import time
 import traceback
 from collections import deque
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
@@ -24,12 +26,15 @@ from exo2ego.data.pairing import Sample
 from exo2ego.data.processor import Exo2EgoProcessor
 from exo2ego.data.spans import Span
 from exo2ego.errors import DataError, Exo2EgoError, VideoError
-from exo2ego.train.stopping import ignore_in_worker
+from exo2ego.train.stopping import ignore_in_worker, ignored_by_new_processes
 from exo2ego.train.transport import receive, send
 
 START_S = 300.0
 """What a new process may take to import everything, at least; `timeout_s` counts from then on."""
 LOOK_EVERY_S = 1.0
+NO_EXIT_CODE = 255
+"""What multiprocessing returns for a process, dead or alive, whose fork server has died."""
+PATH_BYTES = 4096
 
 
 class Place(NamedTuple):
@@ -52,16 +57,18 @@ class Fault:
 
 @dataclass
 class Restarts:
-    """How often the processes of one rank may be replaced."""
+    """How often the processes of one rank may be replaced, and the videos that it has given up."""
 
     allowed: int
     rank: int
     count: int = 0
+    given_up: dict[str, Fault] = field(default_factory=dict)
+    """By the video's path, until the run ends: its next samples are unreadable without another process's death."""
 
     def record(self, worker: int, fault: Fault, reading: str) -> None:
         """Counts and reports one; raises `DataError` when there were too many."""
         self.count += 1
-        where = f"data worker {worker} of process {self.rank} {fault.detail}{reading}"
+        where = self._where(worker, fault, reading)
         if self.count > self.allowed:
             raise DataError(
                 f"{where}; data workers were replaced {self.allowed} times already, as often as "
@@ -70,6 +77,16 @@ class Restarts:
             )
         again = f"replaced ({self.count} of at most {self.allowed} times); what it was to read is read again"
         error_console.print(f"{where}: {again}", markup=False)
+
+    def give_up(self, worker: int, fault: Fault, reading: str, video: str, *, counted: int) -> None:
+        """Reports a video as given up; takes back what was `counted` for it, which the failure budget counts now."""
+        self.count -= counted
+        self.given_up.setdefault(video, fault)
+        where = self._where(worker, fault, reading)
+        error_console.print(f"{where}: {video} is given up, unreadable from now on", markup=False)
+
+    def _where(self, worker: int, fault: Fault, reading: str) -> str:
+        return f"data worker {worker} of process {self.rank} {fault.detail}{reading}"
 
 
 class Worker:
@@ -84,7 +101,6 @@ class Worker:
         self._job = (samples, collate)
         self._owed: deque[tuple[int, list[Sample]]] = deque()
         self._suspects: set[Place] = set()
-        self._given_up: dict[Place, Fault] = {}
         self._start()
 
     def _start(self) -> None:
@@ -92,7 +108,10 @@ class Worker:
         context.set_forkserver_preload([__name__])  # all are forked from one that has imported torch
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._progress = context.RawArray("d", 4)
-        arguments = (*self._job, theirs, self._progress)
+        self._path = context.RawArray("c", PATH_BYTES)
+        arguments = (*self._job, theirs, self._progress, self._path)
+        with ignored_by_new_processes():  # a signal for all processes would end the server, and so seem to end all
+            multiprocessing.forkserver.ensure_running()
         self._process: BaseProcess = context.Process(target=read_micro_batches, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
@@ -106,16 +125,16 @@ class Worker:
         self._send(micro_batch, samples)
 
     def _send(self, micro_batch: int, samples: list[Sample]) -> None:
-        given_up = {place: fault for place, fault in self._given_up.items() if place.micro_batch == micro_batch}
         try:
-            send(self._channel, (micro_batch, samples, given_up))
-        except OSError:
+            send(self._channel, (micro_batch, samples, self.restarts.given_up))
+        except (BrokenPipeError, ConnectionResetError):
             return  # it is dead: whoever waits for its answer sees that, and asks another one
 
     def receive(self) -> Batch:
         """Returns the next micro-batch asked for, by another process where this one dies or hangs.
 
-        A video at which that happens twice is given up: unreadable, for the reason decoder_died or timeout. Raises
+        A video at which that happens twice in one sample is given up, in later samples too: unreadable, for the reason
+        decoder_died or timeout. Raises
         what reading raised, and `DataError` when processes were replaced too often.
         """
         while True:
@@ -136,7 +155,7 @@ class Worker:
                 try:
                     answer: Batch | Exception = receive(self._channel)
                     return answer
-                except (EOFError, OSError):
+                except (EOFError, ConnectionResetError):
                     return self._death()
             if ready:
                 return self._death()
@@ -163,20 +182,28 @@ class Worker:
     def _replace(self, fault: Fault) -> None:
         micro_batch, sample, video = (int(value) for value in self._progress[:3])
         place = Place(micro_batch, sample, video) if video and micro_batch == self._owed[0][0] else None
+        path = os.fsdecode(self._path.value)
         self.close()
         row = self._owed[0][1][sample - 1].index
-        self.restarts.record(self.number, fault, f" at video {video} of row {row} of data.table" if place else "")
-        if place is not None and place in self._suspects:
-            self._given_up[place] = fault
-        elif place is not None:
-            self._suspects.add(place)
+        reading = f" at video {video} of row {row} of data.table" if place else ""
+        # given up already: this process was asked for it before that
+        if place is not None and (place in self._suspects or path in self.restarts.given_up):
+            self.restarts.give_up(self.number, fault, reading, path, counted=int(place in self._suspects))
+            self._suspects.discard(place)
+        else:
+            self.restarts.record(self.number, fault, reading)
+            if place is not None:
+                self._suspects.add(place)
         self._start()
         for owed in self._owed:
             self._send(*owed)
 
     def close(self) -> None:
         """Ends the process; SIGKILL also reaches one that is stopped or hangs in a decoder."""
-        self._process.kill()
+        pid = self._process.pid
+        if pid is not None and self._process.exitcode in (None, NO_EXIT_CODE):  # else its number may be another's
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._process.join(timeout=10)
         self._channel.close()
 
@@ -184,10 +211,11 @@ class Worker:
 class WatchedReader:
     """A `ClipReader` that says which video it is at, and gives up the ones that cost earlier processes their lives."""
 
-    def __init__(self, reader: ClipReader, progress: Any) -> None:
+    def __init__(self, reader: ClipReader, progress: Any, path: Any) -> None:
         self.reader = reader
         self.progress = progress
-        self.given_up: dict[Place, Fault] = {}
+        self.path = path
+        self.given_up: dict[str, Fault] = {}
 
     @property
     def processor(self) -> Exo2EgoProcessor:
@@ -202,20 +230,24 @@ class WatchedReader:
 
     def pixels(self, span: Span, *how: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns what the reader returns; raises `VideoError` for a video that was given up."""
+        self.path.value = os.fsencode(span.video)[: PATH_BYTES - 1]
         self.progress[2] += 1
         self.progress[3] = time.monotonic()
-        fault = self.given_up.get(Place(*(int(value) for value in self.progress[:3])))
+        fault = self.given_up.get(span.video)
         if fault is not None:
-            raise VideoError(span.video, fault.reason, f"cannot be read: a data worker {fault.detail} here, twice")
+            raise VideoError(span.video, fault.reason, f"cannot be read: a data worker {fault.detail} at it, twice")
         return self.reader.pixels(span, *how)
 
 
-def read_micro_batches(samples: Any, collate: Collator, channel: socket.socket, progress: Any) -> None:
-    """The process: answers every (micro-batch number, samples, given-up videos) with a `Batch` or an exception."""
+def read_micro_batches(samples: Any, collate: Collator, channel: socket.socket, progress: Any, path: Any) -> None:
+    """The process: answers every (micro-batch number, samples, given-up videos) with a `Batch` or an exception.
+
+    `progress` (a `Place` and when it was reached) and `path` (its video) are memory shared with the run.
+    """
     ignore_in_worker()
     torch.set_num_threads(1)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    samples.reader = watched = WatchedReader(samples.reader, progress)
+    samples.reader = watched = WatchedReader(samples.reader, progress, path)
     progress[3] = time.monotonic()
     try:
         while True:
@@ -232,7 +264,7 @@ def read_micro_batches(samples: Any, collate: Collator, channel: socket.socket, 
             except Exception as error:
                 answer = RuntimeError("in a data worker: " + "".join(traceback.format_exception(error)))
             send(channel, answer)
-    except (EOFError, OSError):
+    except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the run is gone
 
 

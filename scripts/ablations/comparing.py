@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+from numpy.typing import NDArray
 
 from exo2ego.errors import EvaluationError
 from exo2ego.intervals import student_quantile
@@ -18,7 +19,12 @@ from scripts.ablations.planning import Plan, Run
 from scripts.ablations.running import FINISHED, is_finished
 from scripts.ablations.suites import NamedSuite, Row
 
+Array = NDArray[numpy.float64]
 RESAMPLES = 4000
+DRAWS_AT_ONCE = 1 << 22
+"""So that 30,000 videos take 100 MB, not 10 GB."""
+ROUNDING = 1e-9
+"""Percentage points."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class Estimate:
 
     mean: float
     low: float | None
-    """None where one value alone says nothing about its spread."""
+    """None where one value, or equal ones, say nothing about their spread."""
     high: float | None
 
     @property
@@ -180,9 +186,12 @@ def _compared_row(
 
 
 def mean_over_seeds(values: Sequence[float]) -> Estimate:
-    """Returns the mean and Student's t interval with `len(values) - 1` degrees of freedom."""
+    """Returns the mean and Student's t interval with `len(values) - 1` degrees of freedom.
+
+    Equal values have none: accuracies come in steps of one question, and a spread below a step is not a spread of zero.
+    """
     mean = sum(values) / len(values)
-    if len(values) < 2:
+    if max(values) - min(values) < ROUNDING:  # so is one value alone
         return Estimate(mean, None, None)
     deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
     half_width = student_quantile(len(values) - 1) * deviation / math.sqrt(len(values))
@@ -204,11 +213,23 @@ def over_videos(pairs: Sequence[tuple[Answers, Answers]]) -> Estimate:
     mean = float(100 * (gains.sum(0) / counts.sum(0)).mean())
     if len(videos) < 2:
         return Estimate(mean, None, None)
-    drawn = numpy.random.default_rng(0).integers(0, len(videos), (RESAMPLES, len(videos)))
-    with numpy.errstate(invalid="ignore"):  # a task that a resample leaves without questions
-        per_task = gains[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = numpy.nanquantile(numpy.nanmean(per_task, axis=1), [0.025, 0.975])
+    low, high = numpy.nanquantile(resampled_means(gains, counts), [0.025, 0.975])
     return Estimate(mean, float(100 * low), float(100 * high))
+
+
+def resampled_means(gains: Array, counts: Array) -> Array:
+    """Returns the gain per question, averaged over tasks, of every resample of videos; both are [videos, tasks]."""
+    chance, num_videos = numpy.random.default_rng(0), len(gains)
+    at_once = max(1, DRAWS_AT_ONCE // num_videos)
+    means = []
+    for first in range(0, RESAMPLES, at_once):
+        num = min(at_once, RESAMPLES - first)
+        drawn = chance.integers(0, num_videos, (num, num_videos)) + num_videos * numpy.arange(num)[:, None]
+        # how often each resample has each video
+        weights = numpy.bincount(drawn.ravel(), minlength=num * num_videos).reshape(num, num_videos).astype(float)
+        with numpy.errstate(invalid="ignore"):  # a task that a resample leaves without questions
+            means.append(numpy.nanmean((weights @ gains) / (weights @ counts), axis=1))
+    return numpy.concatenate(means)
 
 
 def read_answers(run: Run, mode: str) -> Answers:

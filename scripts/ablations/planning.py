@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ def what_determines(step: Step, contents: Contents) -> tuple[dict[str, Any], tup
     """Returns everything but the parent that decides a run's outcome, and the files whose content is part of it.
 
     Names of folders and files are not: what is read counts by its content. Nor is what a run may change when it
-    continues (`exo2ego.train.resuming.FREE`).
+    continues (`exo2ego.train.resuming.deciding_values`).
     """
     values = step.config.model_dump(mode="json")
     if step.module == "eval.egobench":
@@ -157,10 +157,9 @@ def what_determines(step: Step, contents: Contents) -> tuple[dict[str, Any], tup
         kept |= {"content of questions": sorted(contents.of_table(path) for path in tables)}
         store = values["clip_store"]
     else:
-        from exo2ego.train.resuming import FREE  # imports torch
+        from exo2ego.train.resuming import deciding_values  # imports torch
 
-        flat = _flat(values)
-        kept = {key: value for key, value in flat.items() if not any(f"{key}.".startswith(f"{name}.") for name in FREE)}
+        kept = deciding_values(values)
         tables = (values["data"]["table"],)
         kept |= {"content of data.table": contents.of_table(tables[0])}
         store = values["data"]["clip_store"]
@@ -176,13 +175,6 @@ def _content(value: Any, contents: Contents) -> Any:
     if isinstance(value, str) and "/" in value and Path(value).exists():
         return contents.of(value)
     return value
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 def require_tables(contents: Contents) -> None:

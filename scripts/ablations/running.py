@@ -18,8 +18,8 @@ from typing import Any, TextIO
 
 from exo2ego.console import console, error_console
 from exo2ego.errors import DataError
-from exo2ego.provenance import code_version
-from exo2ego.storage import read_json, write_json
+from exo2ego.storage import read_json, read_jsonl, write_json
+from exo2ego.train.journal import METRICS
 from exo2ego.train.stopping import EXIT_CODE_OF_SIGNAL, StopRequest
 from scripts.ablations.planning import Plan, Run
 
@@ -45,9 +45,10 @@ class Launch:
         return [*start, "-m", run.module, "--config", str(run.file), *resume, *run.overrides]
 
     def environment(self) -> dict[str, str]:
-        """Returns the environment: unless the user has said how many, the cores are shared among the commands."""
-        threads = str(max(1, (os.cpu_count() or 1) // self.jobs))
-        return {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false", **os.environ}
+        """Returns the environment: the commands share the cores unless the user or a launcher sets threads."""
+        threads = str(max(1, len(os.sched_getaffinity(0)) // self.jobs))
+        shared = {} if self.training else {"OMP_NUM_THREADS": threads}
+        return {**shared, "TOKENIZERS_PARALLELISM": "false", **os.environ}
 
 
 @dataclass
@@ -160,7 +161,7 @@ class Driver:
             run = self.plan.runs[name]
             seconds = time.monotonic() - child.began
             if exit_code == 0:
-                record_finished(run, self.launch, seconds)
+                record_finished(run, self.launch)
                 self.outcome.finished.append(name)
                 share = f"{len(self.outcome.finished)}/{len(self.plan.runs)}"
                 console.print(f"{_now()}  done   {name}  in {seconds:.0f} s  [{share}]", markup=False)
@@ -202,16 +203,22 @@ def start(run: Run, out: Path, launch: Launch, lock: TextIO) -> subprocess.Popen
         )
 
 
-def record_finished(run: Run, launch: Launch, seconds: float) -> None:
-    """Notes in a run's folder that its command has ended well."""
+def record_finished(run: Run, launch: Launch) -> None:
+    """Notes in a run's folder that its command has ended well.
+
+    Code and seconds are the run's own: this driver may only have seen the end of what others did.
+    """
+    metrics = run.output / METRICS
+    steps = read_jsonl(metrics, "metrics of a run") if metrics.is_file() else None
     record: dict[str, Any] = {
         "key": run.key,
         "name": run.name,
         "parent": run.parent,
         "command": shlex.join(launch.command(run)),
-        "seconds": round(seconds, 1),
-        "finished_utc": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "code": code_version(),
+        # of its steps; an evaluation keeps no time
+        "seconds": round(sum(step["seconds"] for step in steps), 1) if steps is not None else None,
+        "recorded_utc": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "code": read_json(run.output / "run.json", "record of a run")["provenance"]["code"],
     }
     write_json(run.output / FINISHED, record)
 

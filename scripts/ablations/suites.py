@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,17 @@ from exo2ego.train.options import StageConfig
 
 BASES = Path("stages/configs/ablations/bases")
 STAGES = ("init_ego", "stage1", "stage2", "stage3")
+STEPS = (*STAGES, *(f"control/{stage}" for stage in STAGES))
 CHAIN = list(STAGES)
+
+
+def _require_steps(where: str, names: Iterable[str]) -> None:
+    """Raises `ValueError` for a name that is no step, with the nearest one."""
+    for name in names:
+        if name not in STEPS:
+            near = difflib.get_close_matches(name, STEPS, n=1)
+            hint = f" (did you mean `{near[0]}`?)" if near else ""
+            raise ValueError(f"{where}: `{name}` is no step; steps: {', '.join(STAGES)}, control/STAGE{hint}")
 
 
 class Row(Config):
@@ -101,6 +111,13 @@ class BaseSet(Config):
     evaluation: EvaluationOptions
     """How a finished row is asked."""
 
+    @model_validator(mode="after")
+    def _names_are_steps(self) -> BaseSet:
+        _require_steps("changes", self.changes)
+        _require_steps("once", self.once)
+        _require_steps("evaluation.after", self.evaluation.after)
+        return self
+
 
 @dataclass(frozen=True)
 class NamedSuite:
@@ -113,6 +130,19 @@ class NamedSuite:
 def read_suite(path: Path) -> NamedSuite:
     """Reads a suite; raises `ConfigError` naming every fault."""
     return NamedSuite(path.stem, load_config(Suite, path))
+
+
+def read_suites(paths: Sequence[Path]) -> list[NamedSuite]:
+    """Reads suites; raises `ConfigError` where two files of one name would write the same table."""
+    by_name: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in by_name:
+            raise ConfigError(
+                f"--suite {by_name[path.stem]} {path}: both would write the table `{path.stem}`; give a file once, "
+                "or rename one"
+            )
+        by_name[path.stem] = path
+    return [read_suite(path) for path in paths]
 
 
 def find_base(name: str) -> Path:
@@ -151,8 +181,10 @@ class Step:
 def training_step(base: BaseSet, row_name: str, row: Row, step: str, seed: int) -> Step:
     """Resolves one training step of a row; raises `ConfigError` naming row, step and key."""
     module = f"stages.{Path(step).name}"
-    if Path(step).name not in STAGES:
-        raise ConfigError(f"row {row_name}: chain: {step} is no stage; stages: {', '.join(STAGES)}, control/STAGE")
+    try:
+        _require_steps("chain", [step])
+    except ValueError as error:
+        raise ConfigError(f"row {row_name}: {error}") from error
     data_name = row.data.get(step)
     if data_name is not None and data_name not in base.data:
         raise ConfigError(
@@ -187,10 +219,14 @@ def _resolve(
 
 
 def as_overrides(changes: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Returns `key=value` texts that a command's parser reads back as these values."""
+    """Returns `key=value` texts that a command's parser reads back as these values.
+
+    A section with a key that holds a dot, as the patterns of `optim.groups`, is one value in YAML: the parser would
+    split the key.
+    """
     texts: list[str] = []
     for key, value in changes.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping) and value and not any("." in inner for inner in value):
             texts += as_overrides(value, f"{prefix}{key}.")
         else:
             texts.append(f"{prefix}{key}={_one_line(value)}")

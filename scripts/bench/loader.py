@@ -114,7 +114,7 @@ def prepared_run(folder: Path, num_clips: int, num_workers: int, *, real_size: b
         "epochs=100000",
     ]
     config = load_config(InitEgoConfig, CONFIGS / "tiny" / "init_ego.yaml", overrides)
-    return prepare(InitEgo(config), num_processes=1)
+    return prepare(InitEgo(config), None, num_processes=1)
 
 
 def _write_corpus(folder: Path, table: Path, num_clips: int) -> None:

@@ -57,6 +57,7 @@ def test_every_row_is_found_again(
     [
         (b'{"id": "1", "source": "x", "video": "v.mp4"}\n', "conversation 2 is not an EgoIT record: answer: Field req"),
         (b'\n{"id": "1", "source"', r"line 3 of the conversation table is not valid JSON .*cut off"),
+        (b"[" * 100_000 + b"\n", "line 2 of the conversation table is nested too deeply"),
         (b"[1]\n", "line 2: expected a JSON object, got list"),
         (b'{"id": "\xff"}\n', "the conversation table is not UTF-8 text"),
     ],

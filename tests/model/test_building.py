@@ -209,6 +209,23 @@ def test_parts_that_do_not_exist_are_refused(changes: dict[str, PartOptions], me
         tiny_model(**changes)
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("./nowhere", "model.videollama2: folder ./nowhere does not exist"),
+        ("DAMO-NLP-SG/VideoLLaMA2-7B-16F-Base", r"HF_HUB_OFFLINE is set; .*and set model.videollama2=weights/"),
+        ("{folder}", r"expected mm_projector.bin of a VideoLLaMA2 release"),
+    ],
+)
+def test_a_missing_connector_is_said_before_the_language_model_is_built(
+    source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("exo2ego.model.building._language_model", lambda *_: pytest.fail("built too early"))
+    with pytest.raises((ConfigError, CheckpointError), match=message):
+        tiny_model(videollama2=source.format(folder=tmp_path))
+
+
 def test_a_tokenizer_must_be_given_and_be_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs the folder of a tokenizer"):
         build_tokenizer(tiny_options())

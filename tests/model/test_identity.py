@@ -44,6 +44,23 @@ def test_name_type_shape_and_place_count() -> None:
     assert weights_identity({"a": swapped}) != weights_identity({"a": blocks})
 
 
+@settings(max_examples=60, deadline=None)
+@given(rows=st.integers(2, 12), width=st.integers(1, 40), dtype=st.sampled_from(DTYPES), data=st.data())
+def test_the_order_of_rows_counts(rows: int, width: int, dtype: torch.dtype, data: st.DataObject) -> None:
+    tensor = torch.randn(rows, width, generator=torch.Generator().manual_seed(0)).mul(1000).to(dtype)
+    changed = tensor[data.draw(st.permutations(range(rows)))]
+    same = torch.equal(changed, tensor)
+    assert (weights_identity({"a": changed}) == weights_identity({"a": tensor})) == same
+
+
+def test_rows_of_a_whole_block_and_columns_count_too() -> None:
+    tensor = drawn(BLOCK_WORDS + 8, torch.int64).view(-1, 8)
+    identity = weights_identity({"a": tensor})
+    assert weights_identity({"a": tensor.flip(0)}) != identity
+    assert weights_identity({"a": torch.cat((tensor[[1, 0]], tensor[2:]))}) != identity
+    assert weights_identity({"a": tensor.roll(1, dims=1)}) != identity
+
+
 def test_it_does_not_depend_on_memory_or_file_layout(tmp_path: Path) -> None:
     tensor = drawn(24, torch.bfloat16).view(4, 6)
     identity = weights_identity({"a": tensor})

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from exo2ego.losses.cycle import cycle_loss
 from exo2ego.model.building import add_lora
-from exo2ego.model.compilation import blocks_of
+from exo2ego.model.compilation import layers_of
 from exo2ego.model.modeling import Exo2EgoForConditionalGeneration
 from exo2ego.model.parts import LoraOptions
+from exo2ego.model.recomputation import Recomputing
 from exo2ego.model.tokens import IGNORED
 from tests.tiny_models import STAGE2, random_ids, random_pixels, tiny_model
 
@@ -71,7 +72,8 @@ def measured(model: Exo2EgoForConditionalGeneration) -> tuple[dict[str, Tensor],
         for module in model._modules_of([part]):
             if module is model.model.teacher_tower.tower:
                 continue  # without gradients
-            for leaf in (leaf for block in blocks_of(module) for leaf in block.modules() if is_leaf(leaf)):
+            blocks = [module] if isinstance(module, Recomputing) else layers_of(module)
+            for leaf in (leaf for block in blocks for leaf in block.modules() if is_leaf(leaf)):
                 leaf.forward = counting(part, leaf.forward)  # type: ignore[method-assign]
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = loss_of(model)

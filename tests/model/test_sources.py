@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from exo2ego.errors import CheckpointError, ConfigError
-from exo2ego.model.sources import located, shard_of_tensor, weight_files
+from exo2ego.model.sources import located, require_whole, shard_of_tensor, weight_files
 from tests.conftest import RunPython
 from tests.model.published_checkpoints import write_clip
 
@@ -144,3 +144,46 @@ def test_the_files_of_a_folder(tmp_path: Path) -> None:
         index.write_text(text)
         with pytest.raises(CheckpointError, match=r"model.safetensors.index.json"):
             shard_of_tensor(tmp_path)
+
+
+@pytest.mark.parametrize("is_base", [True, False], ids=["base", "full"])
+def test_of_a_videollama2_release_only_the_connector_is_fetched(
+    is_base: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cache"
+    asked: list[list[str]] = []
+
+    def download(name: str, local_files_only: bool = False, allow_patterns: Any = ()) -> str:
+        if local_files_only and not folder.exists():
+            raise LocalEntryNotFoundError("not in the cache")
+        if not local_files_only:
+            asked.append(list(allow_patterns))
+        folder.mkdir(exist_ok=True)
+        if is_base:
+            (folder / "mm_projector.bin").touch()
+        else:
+            shards = {"model.norm.weight": "a.safetensors", "model.mm_projector.readout.0.bias": "b.safetensors"}
+            (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+        if "b.safetensors" in allow_patterns:
+            (folder / "b.safetensors").touch()
+        return str(folder)
+
+    monkeypatch.setattr("exo2ego.model.sources.snapshot_download", download)
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(b'{"siblings": []}'))
+    assert located("DAMO-NLP-SG/release", "model.videollama2", "connector") == folder
+    assert "mm_projector.bin" in asked[0]
+    assert "model-*-of-*.safetensors" not in asked[0]
+    assert asked[1:] == ([] if is_base else [["b.safetensors"]])
+    num_asked = len(asked)
+    assert located("DAMO-NLP-SG/release", "model.videollama2", "connector") == folder
+    assert len(asked) == num_asked, "what is in the cache is not fetched again"
+
+
+def test_a_folder_without_a_connector(tmp_path: Path) -> None:
+    write_clip(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"model.norm.weight": "a.safetensors"}}')
+    with pytest.raises(CheckpointError, match=r"no weights; expected mm_projector.bin of a VideoLLaMA2 release"):
+        require_whole(tmp_path, "connector")
+    (tmp_path / "mm_projector.bin").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(CheckpointError, match=r"mm_projector.bin: a git-lfs pointer"):
+        require_whole(tmp_path, "connector")

@@ -11,9 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from exo2ego.errors import CheckpointError
 from exo2ego.inference import load
+from exo2ego.model.options import PartOptions
 from exo2ego.storage import read_json
-from exo2ego.train.checkpoint import find_checkpoint
+from exo2ego.train.assembly import recorded_options, require_same_architecture
+from exo2ego.train.checkpoint import Checkpoint, find_checkpoint
 from tests.tiny_corpus import TinyCorpus
+from tests.tiny_models import tiny_options
 from tests.tiny_runs import run
 
 
@@ -69,6 +72,22 @@ def test_what_was_loaded_is_told_and_recorded(
     assert f"loaded {trained} / expected {trained} tensors: init_ego from {tmp_path / 'a'}" in capsys.readouterr().out
 
 
+def test_the_same_weights_in_another_folder_are_the_same_base(
+    corpus: TinyCorpus, language_model: Path, first: Path, tmp_path: Path
+) -> None:
+    moved = language_model.rename(tmp_path / "moved")
+    continued = from_base(moved, "max_steps=3", "checkpoint.every_steps=2")
+    child = from_base(moved, "max_steps=1", f"parent={first}")
+    assert run("init_ego", corpus, first, *continued, resume="auto") == 0
+    assert run("stage1", corpus, tmp_path / "stage1", *child) == 0
+    change(moved)
+    with pytest.raises(CheckpointError, match="was trained on another language model"):
+        run("stage1", corpus, tmp_path / "again", *child)
+    shutil.rmtree(first / "checkpoints" / "step_00000003")
+    with pytest.raises(CheckpointError, match=r"content of the base weights: .* then, .* now"):
+        run("init_ego", corpus, first, *continued, resume="auto")
+
+
 @pytest.mark.parametrize("touch", [change, rewrite])
 def test_a_parent_and_a_continued_run_see_a_changed_base(
     corpus: TinyCorpus, language_model: Path, first: Path, tmp_path: Path, touch: Callable[[Path], None]
@@ -87,3 +106,18 @@ def test_a_parent_and_a_continued_run_see_a_changed_base(
     assert not (tmp_path / "stage1" / "checkpoints").exists()
     with pytest.raises(CheckpointError, match="was trained on another language model"):
         load(first)
+
+
+def test_only_the_path_of_a_part_whose_content_is_recorded_is_free(tmp_path: Path) -> None:
+    ours = tiny_options(videollama2="there/release", language_model=PartOptions(from_pretrained="there/language"))
+    theirs = tiny_options(videollama2="here/release", language_model=PartOptions(from_pretrained="here/language"))
+    record = {"model": recorded_options(theirs), "parts": {"mapper": True}}
+    parent = Checkpoint(tmp_path, record | {"base_weights": {"connector": "a", "language_model": "b"}})
+    require_same_architecture(ours, parent)
+    with pytest.raises(CheckpointError, match=r"model.videollama2: .* there, None here"):
+        require_same_architecture(ours.model_copy(update={"videollama2": None}), parent)
+    with pytest.raises(CheckpointError, match=r"model.language_model: "):
+        require_same_architecture(tiny_options(videollama2="there/release"), parent)
+    for recorded, other in (({"connector": "a"}, "language_model"), ({"language_model": "b"}, "videollama2"), ({}, "")):
+        with pytest.raises(CheckpointError, match=rf"model.{other}"):
+            require_same_architecture(ours, Checkpoint(tmp_path, record | {"base_weights": recorded}))

@@ -255,5 +255,5 @@ def test_another_format_is_not_guessed_at(tmp_path: Path) -> None:
     record = json.loads((path / "checkpoint.json").read_text(encoding="utf-8")) | {"format": 99}
     record["checksum"] = module._checksum(record)
     (path / "checkpoint.json").write_text(json.dumps(record), encoding="utf-8")
-    with pytest.raises(CheckpointError, match="has format 99, this version reads 1"):
+    with pytest.raises(CheckpointError, match="has format 99, this version reads 2"):
         open_checkpoint(path)

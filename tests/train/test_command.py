@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +18,10 @@ from exo2ego.command_line import RunOptions
 from exo2ego.config import load_config
 from exo2ego.data.batch import Batch
 from exo2ego.errors import CheckpointError
+from exo2ego.train import run as run_module
 from exo2ego.train.checkpoint import checkpoint_folders, find_checkpoint
 from exo2ego.train.objective import Terms
+from exo2ego.train.preparation import Prepared, _warnings, prepare
 from exo2ego.train.run import run_stage
 from exo2ego.train.stopping import HEARD, StopRequest
 from stages.common import run_as_command
@@ -71,6 +74,48 @@ def test_ctrl_c_ends_the_run_after_its_step_with_a_checkpoint(corpus: TinyCorpus
     assert not list(run_dir.rglob("*.partial-*"))
     assert stopped_after(done + 2, "stage1", corpus, run_dir, *arguments, "data.num_workers=0", resume="auto") == 143
     assert [row["step"] for row in metrics(run_dir)] == list(range(1, done + 3))
+
+
+def test_sigterm_to_all_processes_of_a_run_is_no_death_of_its_workers(corpus: TinyCorpus, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    workers = ("data.num_workers=3", "data.max_worker_restarts=1")
+    process = start(command("init_ego", corpus, *LONG, f"output_dir={run_dir}", *workers))
+    wait_for_a_step(process, run_dir)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 143, errors
+    assert "data worker" not in errors
+    assert find_checkpoint(run_dir).step == metrics(run_dir)[-1]["step"]
+
+
+def test_a_signal_during_set_up_ends_the_run_before_its_first_step(
+    corpus: TinyCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def told(*arguments: Any) -> Prepared:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return prepare(*arguments)
+
+    monkeypatch.setattr(run_module, "prepare", told)
+    former = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as scripts/slurm/node.sh leaves it
+    try:
+        assert run("init_ego", corpus, tmp_path / "run") == 143
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    said = capfd.readouterr()
+    assert "stopping before the first step" in said.err
+    assert "nothing was trained or written" in " ".join(said.out.split())
+    assert files_below(tmp_path) == []
+
+
+def test_the_plan_warns_of_a_hang_that_would_end_the_job(corpus: TinyCorpus) -> None:
+    def warnings(num_processes: int, *overrides: str) -> list[str]:
+        config = make_stage("stage1", corpus, "data.num_workers=1", *overrides).config
+        return _warnings(config, num_processes)
+
+    assert warnings(2) == warnings(1, "data.timeout_s=null") == warnings(2, "data.timeout_s=299") == []
+    assert warnings(2, "data.timeout_s=null", "data.num_workers=0") == []
+    assert "data.timeout_s=300: " in warnings(2, "data.timeout_s=300")[0]
+    assert "data.timeout_s=null: " in warnings(2, "data.timeout_s=null")[0]
 
 
 def stopped_after(

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from exo2ego.errors import CheckpointError
+from exo2ego.errors import CheckpointError, ConfigError
 from exo2ego.storage import read_jsonl
+from exo2ego.train.checkpoint import checkpoint_bytes, find_checkpoint
 from exo2ego.train.journal import duration_text
+from exo2ego.train.prediction import predict
 from tests.conftest import RunPython
 from tests.shared_data import REPOSITORY
 from tests.tiny_corpus import TinyCorpus
@@ -51,6 +53,20 @@ def test_a_parent_that_does_not_fit_is_an_error_before_anything_is_counted(
         run("stage2", corpus, tmp_path, f"parent={chain.init_ego}", "data.root=nowhere", dry_run=True)
     with pytest.raises(CheckpointError, match=r"stage2 builds on stage1: give parent="):
         run("stage2", corpus, tmp_path, "parent=null", "data.root=nowhere", dry_run=True)
+
+
+def test_a_group_that_matches_nothing_is_refused_before_anything_is_built(corpus: TinyCorpus, tmp_path: Path) -> None:
+    group = "optim.groups={'model.no_such_part.*': {multiplier: 2.0}}"
+    with pytest.raises(ConfigError, match="no_such_part"):
+        run("init_ego", corpus, tmp_path, group, "data.root=nowhere", dry_run=True)
+
+
+def test_prediction_and_run_ask_for_the_same_disk(corpus: TinyCorpus, chain: Chain) -> None:
+    keep = "checkpoint={every_steps: 2, keep_last: 2, keep_every: 4}"
+    found = predict(make_stage("stage2", corpus, f"parent={chain.stage1}", "max_steps=10", keep))
+    trained = find_checkpoint(chain.stage2).tensors().values()
+    assert found.checkpoint_bytes == checkpoint_bytes(trained)
+    assert found.checkpoints_bytes == 5 * found.checkpoint_bytes  # steps 4 and 8 for good, two more, one being written
 
 
 def test_every_step_of_a_run_has_its_speed_and_the_run_its_mean(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -144,15 +145,55 @@ def test_a_video_that_does_it_twice_is_unreadable(prepared: Prepared, act: str, 
     assert failure.sample_id == whole[2].sample_ids[1]
     assert "twice" in failure.detail
     assert batches[2].sample_ids == whole[2].sample_ids[:1]
-    assert_same(batches[:2] + batches[3:], whole[:2] + whole[3:])
+    assert_same(batches[:2], whole[:2])
+    for mine, other in zip(batches[3:], whole[3:], strict=True):  # other clips may be of the same video, given up now
+        assert {(one.reason, one.path) for one in mine.failures} <= {(reason, failure.path)}
+        assert mine.failures or mine.sample_ids == other.sample_ids
+        if not mine.failures:
+            assert_same([mine], [other])
+
+
+def test_a_video_given_up_costs_no_more_processes(prepared: Prepared, capfd: pytest.CaptureFixture[str]) -> None:
+    restarts = Restarts(allowed=1, rank=0)
+    samples = faulty(prepared, "SIGKILL", None)
+    (first,) = list(loader(prepared, 1, samples, restarts=restarts))[2].failures
+    assert (restarts.count, list(restarts.given_up)) == (0, [samples.reader.at.video])
+    assert capfd.readouterr().err.count("killed by SIGKILL") == 2
+    (again,) = list(loader(prepared, 1, samples, restarts=restarts))[2].failures
+    assert again == first
+    assert restarts.count == 0
+    assert "killed" not in capfd.readouterr().err
 
 
 def test_too_many_replacements_stop_the_run(prepared: Prepared) -> None:
     samples = faulty(prepared, "SIGKILL", None)
     with pytest.raises(
-        DataError, match=r"killed by SIGKILL at video 3 .* replaced 1 times already, as often as data\."
+        DataError, match=r"killed by SIGKILL at video 3 .* replaced 0 times already, as often as data\."
     ):
-        list(loader(prepared, 1, samples, restarts=Restarts(allowed=1, rank=0)))
+        list(loader(prepared, 1, samples, restarts=Restarts(allowed=0, rank=0)))
+
+
+def test_too_little_memory_for_a_message_is_no_death(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(module, "receive", full)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        list(loader(prepared, 1))
+
+
+def test_batches_are_pinned_where_there_is_a_gpu(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor + 0 if tensor.dtype != torch.bool else ~tensor)
+    (ours, *_), (theirs, *_) = loader(prepared, 0), prepared_batches(prepared)
+    assert torch.equal(ours.pixels, theirs.pixels)
+    assert torch.equal(ours.patch_mask, ~theirs.patch_mask)
+    assert ours.sample_ids == theirs.sample_ids
+
+
+def prepared_batches(prepared: Prepared) -> list[Batch]:
+    made = loader(prepared, 0)
+    return [made.collate([made.samples[sample] for sample in wanted]) for wanted in made.micro_batches]
 
 
 def test_a_worker_stopped_while_it_waits(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -373,6 +373,9 @@ def test_published_sizes_have_the_known_numbers_of_parameters() -> None:
         ("NVIDIA L40S", "L40S"),
         ("Tesla V100-SXM2-16GB", None),
         ("AMD Instinct MI300X", None),
+        ("NVIDIA H100 NVL", None),  # other speeds than the chip of nearly the same name
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
     ],
 )
 def test_a_driver_s_name_finds_its_gpu(device: str, gpu: str | None) -> None:

@@ -174,7 +174,9 @@ def test_a_run_moves_between_processes_workers_and_micro_batches(
     corpus: TinyCorpus, chain: Chain, tmp_path: Path
 ) -> None:
     """1 process, then 2, then 1 again; the samples of every step are the same ones, each once in an epoch."""
-    arguments = (*SCHEDULE, "pairing=grouped", f"parent={chain.stage1}")
+    # instance norm and a small epsilon turn roundings into steps of the other sign (tests/train/test_processes.py)
+    stable = ("model.mapper.norm=layer", "optim.epsilon=1e-5")
+    arguments = (*SCHEDULE, *stable, "pairing=grouped", f"parent={chain.stage1}")
     whole, two, back = tmp_path / "whole", tmp_path / "two", tmp_path / "back"
     assert run_ranks(1, "stage2", corpus, whole, *arguments) == [0]
     moves: list[tuple[int, Path, Path, int, tuple[str, ...]]] = [
@@ -207,10 +209,11 @@ def test_what_is_not_finite_on_one_process_stops_all(
     run_dir, arguments = tmp_path / "run", (*SCHEDULE, "batch.local_size=1", f"parent={chain.stage1}")
     assert run_ranks(2, "stage2", corpus, run_dir, *arguments, situation=situation) == [6, 6]
     said = [notes_of(run_dir, rank).with_suffix(".error").read_text(encoding="utf-8") for rank in (0, 1)]
-    assert said[0] == said[1]
-    assert said[0].startswith(message)
     good = find_checkpoint(run_dir)
-    assert said[0].endswith(f"Last good checkpoint: {good.path}")
+    same, named, rest = said[0].partition(f". Last good checkpoint: {good.path}")
+    assert (bool(named), rest) == (True, "")
+    assert said[1] == f"{same}. Process 0 names the last checkpoint"
+    assert said[0].startswith(message)
     assert good.step == 1
     assert [row["step"] for row in metrics(run_dir)] == [1]
     at_fault = json.loads(notes_of(run_dir, 1).with_suffix(".fault").read_text())
@@ -226,7 +229,7 @@ def test_a_step_without_targets_names_the_samples_of_all(corpus: TinyCorpus, cha
     run_dir, arguments = tmp_path / "run", (*SCHEDULE, "batch.local_size=1", f"parent={chain.stage1}")
     assert run_ranks(2, "stage2", corpus, run_dir, *arguments, situation="no targets") == [6, 6]
     said = [notes_of(run_dir, rank).with_suffix(".error").read_text(encoding="utf-8") for rank in (0, 1)]
-    assert said[0] == said[1]
+    assert said[0].partition(". Last good")[0] == said[1].removesuffix(". Process 0 names the last checkpoint")
     assert said[0].startswith("step 2: no sample has a token to learn; samples ['take")
     assert said[0].count("take") == 4 + str(find_checkpoint(run_dir).path).count("take")
 

@@ -80,6 +80,12 @@ def run_and_die(kill: str, name: str, corpus: TinyCorpus, run_dir: Path, overrid
     run(name, corpus, run_dir, *overrides)
 
 
+def continue_and_die(*arguments: Any) -> None:
+    name, corpus, run_dir, overrides, resume = arguments
+    kill_after_recording(3)
+    run(name, corpus, run_dir, *overrides, resume=resume)
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(corpus: TinyCorpus, chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Finished runs of stages 2 and 3."""
@@ -281,6 +287,15 @@ def test_what_changes_nothing_may_change(
     assert kept == ["step_00000002", "step_00000004", "step_00000006"]
 
 
+def test_the_micro_batch_stays_where_the_loss_depends_on_it(corpus: TinyCorpus, chain: Chain, tmp_path: Path) -> None:
+    fixed = ("max_steps=1", "loss.kl.kind=gaussian_batch", "batch.global_size=4", f"parent={chain.stage1}")
+    assert run("stage2", corpus, tmp_path, *fixed, "batch.local_size=2") == 0
+    with pytest.raises(CheckpointError, match=r"\n  batch\.local_size: 2 then, 4 now\n"):
+        run("stage2", corpus, tmp_path, *fixed, "batch.local_size=4", resume="auto")
+    # planned as 2: a divisor of 4
+    assert run("stage2", corpus, tmp_path, *fixed, "batch.local_size=3", resume="auto") == 0
+
+
 def test_a_run_continues_in_another_folder(
     corpus: TinyCorpus, chain: Chain, half: Path, uninterrupted: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -335,7 +350,38 @@ def test_a_damaged_newest_checkpoint_falls_back(
     assert message in said
     assert "using step_00000002" in said
     assert "resume after step 2 of 6" in said
+    assert "step_00000004 of this run is damaged: renamed to step_00000004.damaged" in said
+    shutil.rmtree(half_copy / "checkpoints" / "step_00000004.damaged")
     assert_same_runs(half_copy, uninterrupted["stage2"])
+
+
+def test_a_damaged_checkpoint_does_not_count_as_one_that_is_kept(
+    corpus: TinyCorpus, chain: Chain, half_copy: Path
+) -> None:
+    """Step 4 is damaged: counted as one of the last three, it would drive out the sound step 2."""
+    flip_a_bit(half_copy / "checkpoints" / "step_00000004" / "trained.safetensors")
+    arguments = (*arguments_for(STAGE_2, chain), "checkpoint.every_steps=5", "checkpoint.keep_last=3")
+    assert run("stage2", corpus, half_copy, *arguments, resume="auto") == 0
+    found = {path.name for path in (half_copy / "checkpoints").iterdir()}
+    assert found == {"step_00000002", "step_00000004.damaged", "step_00000005", "step_00000006"}
+
+
+def test_what_came_after_a_named_checkpoint_is_not_continued_later(
+    corpus: TinyCorpus, chain: Chain, half_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints = half_copy / "checkpoints"
+    arguments = (*arguments_for(STAGE_2, chain), "checkpoint.every_steps=6")
+    earlier = str(checkpoints / "step_00000002")
+    assert run("stage2", corpus, half_copy, *arguments, resume=earlier, dry_run=True) == 0
+    assert (checkpoints / "step_00000004").is_dir()
+    (checkpoints / "step_00000004.abandoned").mkdir()  # by an earlier attempt
+    child = ("stage2", corpus, half_copy, arguments, earlier)
+    assert in_child(continue_and_die, *child) == -signal.SIGKILL
+    assert find_checkpoint(half_copy).step == 2
+    assert (checkpoints / "step_00000004.abandoned.2" / "checkpoint.json").is_file()
+    capsys.readouterr()
+    assert run("stage2", corpus, half_copy, *arguments, resume="auto") == 0
+    assert "resume after step 2 of 6" in " ".join(capsys.readouterr().out.split())
 
 
 def test_no_sound_checkpoint_is_said(corpus: TinyCorpus, chain: Chain, half_copy: Path) -> None:
