@@ -16,7 +16,7 @@ from eval.answering import AnswerPlan, answer_all, answer_first, hash_of_prompts
 from eval.predictions import PredictionStore, claim, merge_parts
 from eval.processes import join_processes
 from eval.prompts import PROMPTS
-from eval.questions import read_questions
+from eval.questions import DataOptions, question_files, read_questions
 from eval.report import markdown, write_report
 from exo2ego.command_line import RunOptions, run_configured
 from exo2ego.config import Config
@@ -25,7 +25,7 @@ from exo2ego.errors import DataError, EvaluationError
 from exo2ego.model.options import View
 from exo2ego.provenance import provenance
 from exo2ego.records import AnswerMode, Question
-from exo2ego.storage import hash_file
+from exo2ego.storage import hash_file, hash_text
 
 if TYPE_CHECKING:
     from exo2ego.data.clip_store import ClipStore
@@ -40,12 +40,11 @@ class EgoBenchConfig(Config):
 
     model: str
     """Run folder, checkpoint or exported model; or FAMILY:SOURCE for another model (docs/evaluation.md)."""
-    questions: list[Path] = Field(min_length=1)
-    """Question files (JSONL), one or several."""
-    data_root: Path
-    """Folder that the questions' video paths are relative to."""
-    clip_store: Path | None = None
-    """Folder of a clip store made of these questions (docs/clip_store.md), read instead of the videos."""
+    tasks: list[str] | None = Field(default=None, min_length=1)
+    """Tables of questions, or all of a dataset: egoschema, qaego4d, egotaskqa, charades, ek100, egoplan, vlnqa, egomcq,
+    …; null: all that `data` has."""
+    data: DataOptions
+    """Where videos and questions lie."""
     output: Path
     """Folder for predictions and results."""
     modes: list[AnswerMode] = Field(default=["likelihood"], min_length=1)
@@ -79,10 +78,10 @@ class EgoBenchConfig(Config):
     max_failure_rate: float = Field(default=0.01, ge=0, le=1)
     """Share of questions that may be unanswered because their video is unreadable, before the run stops."""
 
-    @field_validator("questions", "modes", mode="before")
+    @field_validator("tasks", "modes", mode="before")
     @classmethod
-    def _one_is_a_list(cls, value: Any) -> Any:
-        return value if isinstance(value, list) else [value]
+    def _commas_make_a_list(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
     @field_validator("prompt", "likelihood_prompt", "open_prompt")
     @classmethod
@@ -106,7 +105,7 @@ def run_key(
         "exo2ego": exo2ego.__version__,
         "model": answerer.identity,
         "clip_store": plan.clip_store.identity if plan.clip_store is not None else None,
-        "questions": sorted(hash_file(path) for path in config.questions),
+        "questions": hash_text("\n".join(sorted(question.model_dump_json(by_alias=True) for question in questions))),
         "form": config.form,
         "prompt": config.prompt,
         "likelihood_prompt": config.likelihood_prompt,
@@ -123,10 +122,12 @@ def run_key(
 
 def evaluate(config: EgoBenchConfig, options: RunOptions) -> int:
     """Answers every question, or the first one in a dry run, and writes the report."""
-    questions = read_questions(config.questions)
+    files = question_files(config.data, config.tasks)
+    questions = read_questions(files, config.tasks)
     clip_store = _open_store(config)
-    if clip_store is None and not config.data_root.is_dir():
-        raise DataError(f"data_root {config.data_root} is not a folder; give the one the video paths are relative to")
+    root = config.data.root
+    if clip_store is None and not root.is_dir():
+        raise DataError(f"data.root {root} is not a folder; give the one the video paths are relative to")
     processes = join_processes()
     answerer = _load(config, clip_store)
     plan = AnswerPlan(
@@ -134,7 +135,7 @@ def evaluate(config: EgoBenchConfig, options: RunOptions) -> int:
         choice_prompt=PROMPTS[config.prompt],
         likelihood_prompt=PROMPTS[config.likelihood_prompt],
         open_prompt=PROMPTS[config.open_prompt],
-        data_root=config.data_root,
+        data_root=root,
         seed=config.seed,
         max_failures=int(config.max_failure_rate * len(questions)),
         clip_store=clip_store,
@@ -149,7 +150,7 @@ def evaluate(config: EgoBenchConfig, options: RunOptions) -> int:
         _show(questions, answer_first(questions, answerer, plan))
         return 0
     key = run_key(config, questions, answerer, plan)
-    made_by = provenance(config.model_dump(mode="json"), config.seed, {str(p): hash_file(p) for p in config.questions})
+    made_by = provenance(config.model_dump(mode="json"), config.seed, {str(p): hash_file(p) for p in files})
     if isinstance(answerer, DescribedAnswerer):
         made_by["model"] = answerer.description
     folder = config.output if options.resume in (None, "auto") else Path(options.resume)
@@ -171,11 +172,11 @@ def evaluate(config: EgoBenchConfig, options: RunOptions) -> int:
 
 
 def _open_store(config: EgoBenchConfig) -> ClipStore | None:
-    if config.clip_store is None:
+    if config.data.clip_store is None:
         return None
     from exo2ego.data.clip_store import ClipStore  # imports pyarrow
 
-    return ClipStore(config.clip_store)
+    return ClipStore(config.data.clip_store)
 
 
 def _load(config: EgoBenchConfig, store: ClipStore | None) -> Answerer:
@@ -192,7 +193,7 @@ def _load(config: EgoBenchConfig, store: ClipStore | None) -> Answerer:
     if store is not None:
         processor = getattr(answerer, "processor", None)
         if processor is None:
-            raise EvaluationError("clip_store: only an Exo2Ego model reads one; leave it out and give data_root")
+            raise EvaluationError("data.clip_store: only an Exo2Ego model reads one; leave it out and give data.root")
         store.require_fits(processor.pictures(answerer.view))
     return answerer
 

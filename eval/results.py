@@ -24,7 +24,7 @@ from exo2ego.storage import hash_text
 
 CONTROLS = {"blind": "blind", "shuffle_frames": "shuffled frames"}
 """Keys of a run that make it a control, and how it is called."""
-PLACES = ("output", "data_root")
+PLACES = ("output", "data")
 """Keys of the configuration that say where files lie and nothing about the numbers."""
 
 

@@ -40,6 +40,15 @@ TASKS = {
 }
 """By name, in the order of the paper's Table 15."""
 
+GROUPS = {
+    "qaego4d": ("qaego4d_close", "qaego4d_open"),
+    "egotaskqa": ("egotaskqa_direct", "egotaskqa_indirect"),
+    "charades": ("charades_ego",),
+    "ek100": ("ek100_mir",),
+    "egomcq": ("egomcq_inter", "egomcq_intra"),
+}
+"""Names for all tables of a dataset, beside the tables' own."""
+
 AVERAGED = tuple(task.name for task in TASKS.values() if task.axis is not None)
 """The ten numbers whose mean is the paper's "Avg": it gives the 55.6 of Tables 7, 8 and 16 (not stated there)."""
 

@@ -39,14 +39,14 @@ stage() {
 # NAME RUN VIEW FORM [override…]: the run answers the held-out questions
 evaluate() {
     python -m eval.egobench --config eval/configs/quickstart.yaml model="$runs/$2" output="$runs/evaluation/$1" \
-        questions="$runs/questions/questions.jsonl" data_root="$runs/egoexo4d" view="$3" form="$4" "${@:5}"
+        data.questions="$runs/questions/questions.jsonl" data.root="$runs/egoexo4d" view="$3" form="$4" "${@:5}"
 }
 
 # NAME RUN VIEW: the run answers EgoBench, but for the open questions, which need a judge
 evaluate_egobench() {
     local tables
     tables=$(printf '%s\n' "$runs"/egobench/*.jsonl | grep -v _open | paste -sd,)
-    evaluate "$1" "$2" "$3" chat "questions=[$tables]" data_root="$runs/raw"
+    evaluate "$1" "$2" "$3" chat "data.questions=[$tables]" data.root="$runs/raw"
 }
 
 # KIND SOURCE…: builds egoit or egobench from its raw datasets

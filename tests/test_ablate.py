@@ -381,7 +381,7 @@ def test_the_documented_base_of_ones_own_reads_nothing_else(tmp_path: Path) -> N
     own.write_text(found[1].replace("/path/to/exo2ego", str(REPOSITORY)))
     plan = plan_of("table7", "table9", "second_version", base_set=load_config(BaseSet, own))
     assert {Path(table).parts[:2] for run in plan.runs.values() for table in run.tables} == {("/", "data")}
-    roots = {"data_root=/data", "data.root=/data", "data.root=/data/ego4d", "data.root=/data/egoexo4d"}
+    roots = {"data.root=/data", "data.root=/data/ego4d", "data.root=/data/egoexo4d"}
     for run in plan.runs.values():
         assert roots & set(run.overrides), run
 
@@ -403,7 +403,7 @@ def test_the_generated_world_is_built_where_its_configurations_look() -> None:
     folder = "runs/ablation_world"
     assert f"${{EXO2EGO_WORLD:-{folder}}}" in script
     named = base("world").evaluation.changes
-    read = {path.removeprefix(f"{folder}/") for path in (*named["questions"], named["data_root"])}
+    read = {path.removeprefix(f"{folder}/") for path in (*named["data"]["questions"], named["data"]["root"])}
     for run in plan_of("table7", "second_version", base_set=base("world")).runs.values():
         read |= {table.removeprefix(f"{folder}/") for table in run.tables}
     assert read == {"questions/questions.jsonl", "egoexo4d", "clips/train/clips.parquet", "conversations.jsonl"}

@@ -45,7 +45,8 @@ def write_files(folder: Path, corpus: TinyCorpus) -> tuple[Path, Path]:
     """Writes a base set and a suite of two rows, of which one builds on the other's only stage."""
     write_questions(folder / "questions.jsonl")
     changes = parse_overrides(overrides_for("init_ego", corpus, "max_steps=1", "checkpoint.every_steps=1"))
-    evaluation = {"questions": [str(folder / "questions.jsonl")], "data_root": str(corpus.root), "form": "plain"}
+    data = {"questions": [str(folder / "questions.jsonl")], "root": str(corpus.root)}
+    evaluation = {"data": data, "form": "plain"}
     base = {
         "stages": str(REPOSITORY / "stages" / "configs" / "tiny"),
         "changes": {"init_ego": changes, "control/init_ego": changes},

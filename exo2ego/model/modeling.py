@@ -277,12 +277,13 @@ class Exo2EgoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         detach_cycle_input: bool = False,
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> Exo2EgoOutput:
         """Runs the model on ids [B, S] and pixels [B, T, 3, S, S].
 
-        With `labels` [B, S] only label positions get logits. With `exo_pixel_values_videos` [B, K, T, 3, S, S]
+        With `labels` [B, S] only label positions get logits, else the last `logits_to_keep` (0: all) or, as a tensor, the
+        positions that it names. With `exo_pixel_values_videos` [B, K, T, 3, S, S]
         (stage 2) the features for KL and cycle loss come too; `cycle` is both, forward or off (Exo2Ego §4.3).
         """
         guidance: dict[str, Any] = {}
@@ -305,8 +306,8 @@ class Exo2EgoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         hidden = outputs.last_hidden_state
         if labels is not None:
             return Exo2EgoOutput(**self._at_labels(hidden, labels), **guidance)
-        kept = hidden[:, -logits_to_keep:] if logits_to_keep else hidden
-        return Exo2EgoOutput(logits=self.lm_head(kept), past_key_values=outputs.past_key_values, **guidance)
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        return Exo2EgoOutput(logits=self.lm_head(hidden[:, kept]), past_key_values=outputs.past_key_values, **guidance)
 
     def _guided(
         self, ego_pixels: Tensor, exo_pixels: Tensor, cycle: Cycle, detach_cycle_input: bool

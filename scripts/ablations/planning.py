@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eval.questions import DataOptions, question_files
 from exo2ego import provenance
 from exo2ego.errors import DataError
 from exo2ego.storage import hash_file, hash_text
@@ -16,7 +17,7 @@ from scripts.ablations.suites import BaseSet, NamedSuite, Step, as_overrides, ev
 WHOLE_FILE_BYTES = 64 << 20
 """Larger files of a folder of weights stand in a key by their size and three pieces: hashing 14 GB takes minutes."""
 PIECE_BYTES = 1 << 20
-EVALUATION_PLACES = ("model", "output", "data_root", "clip_store", "questions", "max_failure_rate")
+EVALUATION_PLACES = ("model", "output", "data", "max_failure_rate")
 """What may differ between equal evaluations; the questions are compared by content."""
 
 
@@ -151,11 +152,12 @@ def what_determines(step: Step, contents: Contents) -> tuple[dict[str, Any], tup
     """
     values = step.config.model_dump(mode="json")
     if step.module == "eval.egobench":
-        tables = tuple(values["questions"])
+        options = DataOptions.model_validate(values["data"])
+        tables = tuple(map(str, question_files(options, values["tasks"])))
         kept = {key: value for key, value in values.items() if key not in EVALUATION_PLACES}
         # as the evaluation itself does: the order of the files does not matter
         kept |= {"content of questions": sorted(contents.of_table(path) for path in tables)}
-        store = values["clip_store"]
+        store = values["data"]["clip_store"]
     else:
         from exo2ego.train.resuming import deciding_values  # imports torch
 

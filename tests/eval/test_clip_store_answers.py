@@ -25,15 +25,15 @@ def test_questions_are_answered_from_the_store_alone(tmp_path: Path, monkeypatch
     build.build(options_for(setup / "videos", questions, store, num_frames=2, image_size=32, max_failure_rate=0.0))
     build.build(options_for(setup / "videos", questions, tmp_path / "other", num_frames=3, image_size=32))
     arguments = ["--config", str(REPOSITORY / "eval" / "configs" / "egobench.yaml"), f"model={setup / 'model'}"]
-    arguments += [f"questions={questions}", f"data_root={setup / 'videos'}", "modes=[likelihood]"]
+    arguments += [f"data.questions={questions}", f"data.root={setup / 'videos'}", "modes=[likelihood]"]
     assert egobench.main([*arguments, f"output={tmp_path / 'videos'}"]) == 0
     from_videos = (tmp_path / "videos" / "predictions.jsonl").read_bytes()
-    assert egobench.main([*arguments, f"output={tmp_path / 'videos'}", f"clip_store={store}"]) == 0
+    assert egobench.main([*arguments, f"output={tmp_path / 'videos'}", f"data.clip_store={store}"]) == 0
     (aside,) = tmp_path.glob("videos.earlier-*")
     assert (aside / "predictions.jsonl").read_bytes() == from_videos
     shutil.rmtree(setup / "videos")
-    assert egobench.main([*arguments, f"output={tmp_path / 'stored'}", f"clip_store={store}"]) == 0
-    wrong = [*arguments, f"output={tmp_path / 'wrong'}", f"clip_store={tmp_path / 'other'}"]
+    assert egobench.main([*arguments, f"output={tmp_path / 'stored'}", f"data.clip_store={store}"]) == 0
+    wrong = [*arguments, f"output={tmp_path / 'wrong'}", f"data.clip_store={tmp_path / 'other'}"]
     assert egobench.main(wrong) == ConfigError.exit_code
     scores = [
         {row["id"]: row["option_scores"] for row in read_jsonl(folder / "predictions.jsonl")}

@@ -89,7 +89,7 @@ def load(model: str, num_frames: int | None = 3) -> DualEncoderAnswerer:
 
 
 def run(setup: Path, checkpoint: Path, output: Path, *overrides: str) -> int:
-    paths = [f"questions={setup / 'questions.jsonl'}", f"data_root={setup / 'videos'}", f"output={output}"]
+    paths = [f"data.questions={setup / 'questions.jsonl'}", f"data.root={setup / 'videos'}", f"output={output}"]
     return egobench.main(["--config", str(CONFIG), *paths, f"model=open_clip:{ARCHITECTURE}@{checkpoint}", *overrides])
 
 

@@ -31,7 +31,7 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(setup: Path, output: Path, *overrides: str) -> list[str]:
-    paths = [f"model={setup / 'model'}", f"questions={setup / 'questions.jsonl'}", f"data_root={setup / 'videos'}"]
+    paths = [f"model={setup / 'model'}", f"data.questions={setup / 'questions.jsonl'}", f"data.root={setup / 'videos'}"]
     return ["--config", str(CONFIG), *paths, f"output={output}", "max_new_tokens=4", *overrides]
 
 
@@ -202,8 +202,8 @@ def test_unreadable_videos_are_counted_and_tried_again(
     ("overrides", "code", "message"),
     [
         (["model=absent"], CheckpointError.exit_code, "absent"),
-        (["questions=absent.jsonl"], DataError.exit_code, "absent.jsonl"),
-        (["data_root=absent"], DataError.exit_code, "data_root absent is not a folder"),
+        (["data.questions=absent.jsonl"], DataError.exit_code, "absent.jsonl"),
+        (["data.root=absent"], DataError.exit_code, "data.root absent is not a folder"),
         (["prompt=first_person@9"], ConfigError.exit_code, "known: careful@1"),
         (["form=plain", "modes=letter"], ConfigError.exit_code, "the plain form can only score options"),
         (["mode=letter"], ConfigError.exit_code, "did you mean `modes`"),
@@ -261,7 +261,7 @@ def test_wrong_questions_are_one_message(
 ) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_text(text)
-    assert run(setup, tmp_path / "out", f"questions={path}") == code
+    assert run(setup, tmp_path / "out", f"data.questions={path}") == code
     assert message in capsys.readouterr().err
 
 
@@ -303,7 +303,7 @@ def test_predictions_without_their_run_are_not_continued(
 def test_open_questions_are_answered_by_text(setup: Path, tmp_path: Path) -> None:
     open_one = question_row(0, id="open/0", task="qaego4d_open", options=[], answer_index=None, answer_text="a cup")
     write_jsonl(tmp_path / "both.jsonl", [question_row(1), open_one])
-    assert run(setup, tmp_path / "out", f"questions={tmp_path / 'both.jsonl'}", "modes=likelihood") == 0
+    assert run(setup, tmp_path / "out", f"data.questions={tmp_path / 'both.jsonl'}", "modes=likelihood") == 0
     found = answers(tmp_path / "out")
     assert set(found) == {("inter/take1/1", "likelihood"), ("open/0", "generate")}
     assert isinstance(found["open/0", "generate"]["raw_output"], str)

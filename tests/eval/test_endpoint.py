@@ -28,7 +28,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(setup: Path, output: Path, server: FakeServer, *overrides: str) -> int:
-    paths = [f"questions={setup / 'questions.jsonl'}", f"data_root={setup / 'videos'}", f"output={output}"]
+    paths = [f"data.questions={setup / 'questions.jsonl'}", f"data.root={setup / 'videos'}", f"output={output}"]
     endpoint = ["model=endpoint:made-up-2024", f"endpoint.base_url={server.url}", "endpoint.max_attempts=1"]
     return egobench.main(["--config", str(CONFIG), *paths, *endpoint, "modes=[generate]", *overrides])
 

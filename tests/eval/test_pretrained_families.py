@@ -105,7 +105,7 @@ def test_scores_and_answers_equal_the_naive_way(folders: dict[str, Path], name: 
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_a_run_of_the_evaluator(folders: dict[str, Path], setup: Path, tmp_path: Path, name: str) -> None:
-    paths = [f"questions={setup / 'questions.jsonl'}", f"data_root={setup / 'videos'}"]
+    paths = [f"data.questions={setup / 'questions.jsonl'}", f"data.root={setup / 'videos'}"]
     model = [f"model={BUILDERS[name][0]}:{folders[name]}", "num_frames=4", "max_new_tokens=4"]
     common = ["--config", str(CONFIG), *paths, *model]
     assert egobench.main([*common, f"output={tmp_path / 'seeing'}", ALL_MODES]) == 0

@@ -161,7 +161,7 @@ def test_a_number_of_frames_that_a_model_cannot_take(tmp_path: Path) -> None:
 
 
 def run(setup: Path, model: Path, output: Path, *overrides: str) -> int:
-    paths = [f"questions={setup / 'questions.jsonl'}", f"data_root={setup / 'videos'}", f"output={output}"]
+    paths = [f"data.questions={setup / 'questions.jsonl'}", f"data.root={setup / 'videos'}", f"output={output}"]
     settings = [f"model=qwen_vl:{model}", "num_frames=4", "max_new_tokens=4", *overrides]
     return egobench.main(["--config", str(CONFIG), *paths, *settings])
 

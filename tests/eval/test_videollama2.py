@@ -33,7 +33,11 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_release_answers_in_every_mode(release: Path, tmp_path: Path) -> None:
     setup = write_setup(tmp_path / "setup", num_questions=3)
-    paths = [f"questions={setup / 'questions.jsonl'}", f"data_root={setup / 'videos'}", f"output={tmp_path / 'out'}"]
+    paths = [
+        f"data.questions={setup / 'questions.jsonl'}",
+        f"data.root={setup / 'videos'}",
+        f"output={tmp_path / 'out'}",
+    ]
     model = [f"model=videollama2:{release}", "max_new_tokens=4", ALL_MODES]
     assert egobench.main(["--config", str(CONFIG), *paths, *model]) == 0
     assert len(read_predictions(tmp_path / "out")) == 9
