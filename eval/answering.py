@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,18 +14,19 @@ import numpy
 from numpy.typing import NDArray
 
 from eval.answerers.protocol import Answerer, EncodedVideo, ScoreRequest, TimedEncoder
+from eval.model_faults import EncodedClip, Fault, scores_of, text_of
 from eval.parsing import parse_choice
-from eval.predictions import Failure, PredictionStore
+from eval.predictions import FAILURES_FILE, Failure, PredictionStore
 from eval.prompts import PromptTemplate, choice_turn, open_turn
 from eval.questions import by_clip
+from eval.reading_ahead import read_in_order
 from eval.scoring import best_option
-from exo2ego.console import track
-from exo2ego.data.prompting import LETTERS
+from exo2ego.console import console, track
+from exo2ego.data.prompting import LETTERS, normal_form
 from exo2ego.data.spans import Span
 from exo2ego.data.video import read_timed_frames
-from exo2ego.errors import DataError, EvaluationError, ServiceError, VideoError
+from exo2ego.errors import DataError, EvaluationError, VideoError
 from exo2ego.model.options import View
-from exo2ego.parallel import in_order
 from exo2ego.records import AnswerMode, Prediction, Question
 from exo2ego.storage import hash_text
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 SCORING_MODES: tuple[AnswerMode, ...] = ("likelihood", "letter")
 """Those that compare options, in the order in which they are asked."""
+LONGEST_ROW_OF_FAULTS = 10
+"""Clips in succession about which the model answers nothing: a broken model, a full GPU, an endpoint that is down."""
 GREY = 128
 """The colour of a control run's pictures, of 0 to 255."""
 
@@ -51,7 +53,7 @@ class AnswerPlan:
     seed: int
     """Chooses among a question's exo videos."""
     max_failures: int
-    """Questions that may stay unanswered because their video is unreadable."""
+    """Questions that may stay unanswered: their video is unreadable, or the model or its endpoint fails at them."""
     clip_store: ClipStore | None = None
     """Read instead of the videos."""
     blind: bool = False
@@ -63,6 +65,8 @@ class AnswerPlan:
     process_index: int = 0
     num_processes: int = 1
     """Processes that share the clips."""
+    longest_read_s: float = 900.0
+    """Seconds after which a clip that threads read is given up: its decoder hangs."""
     shows_options: bool = True
     """Whether the form of the prompts can show options."""
 
@@ -74,30 +78,79 @@ class AnswerPlan:
 def answer_all(questions: Sequence[Question], answerer: Answerer, plan: AnswerPlan, store: PredictionStore) -> None:
     """Answers what `store` does not hold yet; with several processes, this one's share of it.
 
-    Raises `EvaluationError` when a stored answer belongs to another prompt, `DataError` when too many videos are
-    unreadable.
+    Raises `EvaluationError` when a stored answer belongs to another prompt or the model fails too often, `DataError`
+    when too many videos are unreadable or the endpoint fails too often.
     """
     _require_same_prompts(questions, answerer, plan, store)
+    _tell_of_repeated_options(questions)
     clips = [clip for about in by_clip(questions) if (clip := _asked(about, plan, store)).missing]
     clips = clips[plan.process_index :: plan.num_processes]
-    num_failed = 0
+    budget = _FailureBudget(plan, len(questions), store)
     for clip, shown in read_ahead(clips, answerer, plan):
-        if isinstance(shown, VideoError):
-            num_failed += len({question.question_id for question, _ in clip.missing})
-            _record_failures(clip.missing, shown, store)
-            _require_within_budget(num_failed, len(questions), plan, shown)
-            continue
-        answered: set[tuple[str, AnswerMode]] = set()
-        try:
-            for prediction in _answers(clip, _encode(shown, answerer), answerer, plan):
-                store.add(prediction)
-                answered.add((prediction.question_id, prediction.mode))
-        except ServiceError as error:  # an endpoint's: the questions after it are worth a try
-            left = [(question, mode) for question, mode in clip.missing if (question.question_id, mode) not in answered]
-            fault = VideoError(str(left[0][0].video), "endpoint", str(error))
-            num_failed += len({question.question_id for question, _ in left})
-            _record_failures(left, fault, store)
-            _require_within_budget(num_failed, len(questions), plan, fault)
+        failures: list[Failure] = []
+        for outcome in _outcomes(clip, shown, answerer, plan):
+            if isinstance(outcome, Failure):
+                store.fail(outcome)
+                failures.append(outcome)
+            else:
+                store.add(outcome)
+        budget.check(failures, num_asked=len(clip.missing), is_unread=isinstance(shown, VideoError))
+
+
+def _tell_of_repeated_options(questions: Sequence[Question]) -> None:
+    repeated = [
+        question.question_id
+        for question in questions
+        if len({normal_form(option) for option in question.options}) < len(question.options)
+    ]
+    if repeated:
+        console.print(
+            f"{len(repeated)} of {len(questions)} questions give an option twice, the first is {repeated[0]}: an "
+            "answer by text cannot choose one of the two, so that it counts as wrong there; mend or remove them",
+            markup=False,
+        )
+
+
+@dataclass
+class _FailureBudget:
+    """Says when a run with failures must stop, rather than end in hours with nothing."""
+
+    plan: AnswerPlan
+    num_questions: int
+    store: PredictionStore
+    clips_in_a_row: int = 0
+    """Clips in succession about which the model answered nothing."""
+
+    def check(self, failures: Sequence[Failure], *, num_asked: int, is_unread: bool) -> None:
+        """Takes note of what failed of one clip.
+
+        Raises `DataError` where videos or an endpoint, `EvaluationError` where the model failed too often.
+        """
+        if len(failures) < num_asked:
+            self.clips_in_a_row = 0
+        elif not is_unread:
+            self.clips_in_a_row += 1
+        if not failures:
+            return
+        last, num_failed = failures[0], self.store.count_failed()
+        is_model = not is_unread and last.reason not in ("endpoint", "refused")
+        kind = EvaluationError if is_model else DataError
+        what = f"question {last.question_id} ({last.mode})" if is_model else last.video
+        told = (
+            f"{what}: {last.detail} [{last.reason}]; all are listed in {FAILURES_FILE} of the output folder. What was "
+            "answered is kept"
+        )
+        if num_failed > self.plan.max_failures:
+            raise kind(
+                f"{num_failed} of {self.num_questions} questions cannot be answered (unreadable video, failing model "
+                f"or endpoint), {self.plan.max_failures} may; the last: {told}: repair what failed and run again, or "
+                "raise max_failure_rate"
+            )
+        if self.clips_in_a_row >= LONGEST_ROW_OF_FAULTS:
+            raise kind(
+                f"the model answered nothing about {self.clips_in_a_row} clips in a row; the last: {told}: repair what "
+                "failed and run again"
+            )
 
 
 class TimedFrames(NamedTuple):
@@ -136,15 +189,24 @@ def read_ahead(
         except VideoError as error:
             return error
 
-    yield from zip(clips, track(in_order(read, clips, plan.num_workers), "clips", total=len(clips)), strict=True)
+    def late(clip: AskedClip) -> VideoError:
+        return VideoError(clip.questions[0].video, "timeout", f"was not read within {plan.longest_read_s:g} s")
+
+    shown = read_in_order(read, clips, plan.num_workers, plan.longest_read_s, late)
+    yield from zip(clips, track(shown, "clips", total=len(clips)), strict=True)
 
 
 def answer_first(questions: Sequence[Question], answerer: Answerer, plan: AnswerPlan) -> list[tuple[str, Prediction]]:
     """Returns prompt and answer of the first question in every mode; nothing is written."""
     question = questions[0]
     clip = AskedClip([question], [(question, mode) for mode in plan.modes_of(question)])
-    answers = _answers(clip, _encode(_frames(question, answerer, plan), answerer), answerer, plan)
-    return [(_prompt(question, answer.mode, answerer, plan), answer) for answer in answers]
+    shown = _frames(question, answerer, plan)
+    asked = []
+    for outcome in _outcomes(clip, shown, answerer, plan):
+        if isinstance(outcome, Failure):
+            raise EvaluationError(f"question {question.question_id} ({outcome.mode}): {outcome.detail}")
+        asked.append((_prompt(question, outcome.mode, answerer, plan), outcome))
+    return asked
 
 
 def _encode(clip: TimedFrames, answerer: Answerer) -> EncodedVideo:
@@ -170,6 +232,8 @@ def _frames(question: Question, answerer: Answerer, plan: AnswerPlan) -> TimedFr
             observation_s=span.observation_s,
             within=plan.data_root,
         )
+        if span.frame_rate is None and (plan.data_root / span.video).is_dir():
+            times_s = [float(number) for number in range(len(frames))]  # of pictures nobody knows the seconds
     times_s = [max(0.0, time_s - (span.start_s or 0.0)) for time_s in times_s]
     if plan.blind:
         return TimedFrames(numpy.full_like(frames, GREY), times_s)
@@ -209,41 +273,67 @@ def _prompt_hash(prompt: str, options: Sequence[str]) -> str:
     return hash_text(json.dumps([prompt, *options]))
 
 
-def _answers(clip: AskedClip, video: EncodedVideo, answerer: Answerer, plan: AnswerPlan) -> Iterator[Prediction]:
-    """Yields the missing answers to questions about one clip: mode by mode those that score options, then the spoken.
+def _outcomes(
+    clip: AskedClip, shown: TimedFrames | VideoError, answerer: Answerer, plan: AnswerPlan
+) -> Iterator[Prediction | Failure]:
+    """Yields the missing answers to questions about one clip, or why there is none: mode by mode, scored ones first."""
+    if isinstance(shown, VideoError):
+        fault = Fault(shown.reason, shown.detail)
+        yield from (_failure(question, mode, fault, shown.path) for question, mode in clip.missing)
+        return
+    frames = shown
+    encoded: EncodedClip[EncodedVideo] = EncodedClip(lambda: _encode(frames, answerer))
+    not_finite: dict[str, Fault] = {}
+    for scoring_mode in SCORING_MODES:
+        for outcome in _scored(clip, scoring_mode, encoded, answerer, plan):
+            if isinstance(outcome, Failure) and outcome.reason == "not_finite":
+                not_finite[outcome.question_id] = Fault(outcome.reason, outcome.detail)
+            yield outcome
+    for question in (question for question, mode in clip.missing if mode == "generate"):
+        if question.question_id in not_finite:  # what such a model says is no answer, though it may look like one
+            yield _failure(question, "generate", not_finite[question.question_id])
+        else:
+            yield _generated(question, encoded, answerer, plan)
 
-    In a mode that misses any, all questions about the clip are scored again: what stands in one pass changes the last
+
+def _scored(
+    clip: AskedClip, mode: AnswerMode, encoded: EncodedClip[EncodedVideo], answerer: Answerer, plan: AnswerPlan
+) -> Iterator[Prediction | Failure]:
+    """Yields the answers of a mode that scores options.
+
+    Where any is missing, all questions about the clip are scored again: what stands in one pass changes the last
     digits of its numbers, which must not depend on where an earlier run was stopped.
     """
-    missing = {(question.question_id, mode) for question, mode in clip.missing}
+    missing = {question.question_id for question, asked_mode in clip.missing if asked_mode == mode}
+    if not missing:
+        return
     with_options = sorted((asked for asked in clip.questions if asked.options), key=lambda asked: asked.question_id)
-    for scoring_mode in SCORING_MODES:
-        if not any(mode == scoring_mode for _, mode in missing):
+    began = time.perf_counter()
+    requests = [_request(question, mode, answerer, plan) for question in with_options]
+    given = encoded.ask(lambda video: answerer.score(video, requests))
+    seconds = (time.perf_counter() - began) / len(requests)
+    for number, (question, request) in enumerate(zip(with_options, requests, strict=True)):
+        if question.question_id not in missing:
             continue
-        began = time.perf_counter()
-        requests = [_request(question, scoring_mode, answerer, plan) for question in with_options]
-        all_scores = answerer.score(video, requests)
-        seconds = (time.perf_counter() - began) / len(requests)
-        for question, request, scores in zip(with_options, requests, all_scores, strict=True):
-            _require_finite(scores, question, scoring_mode)
-            if (question.question_id, scoring_mode) in missing:
-                given: dict[str, Any] = {"option_scores": scores, "predicted_index": best_option(scores)}
-                yield _prediction(question, scoring_mode, request.prompt, seconds, given)
-    for question in (question for question, mode in clip.missing if mode == "generate"):
-        began = time.perf_counter()
-        prompt = _prompt(question, "generate", answerer, plan)
-        output = answerer.generate(video, prompt)
-        chosen = parse_choice(output, question.options).index if question.options else None
-        given = {"raw_output": output, "predicted_index": chosen}
-        yield _prediction(question, "generate", prompt, time.perf_counter() - began, given)
+        scores = scores_of(given, number, requests)
+        if isinstance(scores, Fault):
+            yield _failure(question, mode, scores)
+        else:
+            answer = {"option_scores": scores, "predicted_index": best_option(scores)}
+            yield _prediction(question, mode, request.prompt, seconds, answer)
 
 
-def _require_finite(scores: Sequence[float], question: Question, mode: AnswerMode) -> None:
-    if not all(map(math.isfinite, scores)):
-        raise EvaluationError(
-            f"question {question.question_id} ({mode}): option scores are not finite: {list(scores)}; "
-            "the model's weights or input are damaged"
-        )
+def _generated(
+    question: Question, encoded: EncodedClip[EncodedVideo], answerer: Answerer, plan: AnswerPlan
+) -> Prediction | Failure:
+    began = time.perf_counter()
+    prompt = _prompt(question, "generate", answerer, plan)
+    output = text_of(encoded.ask(lambda video: answerer.generate(video, prompt)))
+    if isinstance(output, Fault):
+        return _failure(question, "generate", output)
+    chosen = parse_choice(output, question.options).index if question.options else None
+    answer = {"raw_output": output, "predicted_index": chosen}
+    return _prediction(question, "generate", prompt, time.perf_counter() - began, answer)
 
 
 def _request(question: Question, mode: AnswerMode, answerer: Answerer, plan: AnswerPlan) -> ScoreRequest:
@@ -283,24 +373,12 @@ def _require_same_prompts(
                 )
 
 
-def _record_failures(missing: Sequence[tuple[Question, AnswerMode]], error: VideoError, store: PredictionStore) -> None:
-    for question, mode in missing:
-        store.fail(
-            Failure(
-                id=question.question_id,
-                task=question.task,
-                mode=mode,
-                video=error.path,
-                reason=error.reason,
-                detail=error.detail,
-            )
-        )
-
-
-def _require_within_budget(num_failed: int, num_questions: int, plan: AnswerPlan, last: VideoError) -> None:
-    if num_failed > plan.max_failures:
-        raise DataError(
-            f"{num_failed} of {num_questions} questions cannot be answered (unreadable video or failing endpoint), "
-            f"{plan.max_failures} may; the last: {last}; all are listed in failures.jsonl of the output folder. "
-            "Repair what failed and run again, or raise max_failure_rate"
-        )
+def _failure(question: Question, mode: AnswerMode, fault: Fault, video: str | None = None) -> Failure:
+    return Failure(
+        id=question.question_id,
+        task=question.task,
+        mode=mode,
+        video=video or question.video,
+        reason=fault.reason,
+        detail=fault.detail,
+    )

@@ -21,7 +21,7 @@ from eval.class_average_precision import score_classes
 from eval.matrices import read_matrix, show_json
 from exo2ego.command_line import run_safely
 from exo2ego.console import console
-from exo2ego.errors import DataError
+from exo2ego.errors import DataError, EvaluationError
 from exo2ego.raw.files import RawFiles
 from exo2ego.raw.rows import FileStem, OptionalText, RawRow
 
@@ -76,7 +76,10 @@ def evaluate(annotations: Path, classes: Path, scores: Path) -> dict[str, Any]:
     class_ids = read_class_ids(classes)
     truth = read_truth(annotations, class_ids)
     matrix = read_matrix(scores, (len(truth), len(class_ids)), "a row per video and a column per class")
-    result = score_classes(truth, matrix)
+    try:
+        result = score_classes(truth, matrix)
+    except EvaluationError as error:
+        raise EvaluationError(f"{scores}: {error}") from error
     absent = int(numpy.isnan(result.per_class).sum())
     return {
         "mAP": result.mean,

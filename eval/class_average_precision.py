@@ -22,14 +22,15 @@ class ClassScores:
     weighted_mean: float
     """Every class weighted by its number of videos (`wAP` of the official code)."""
     num_unlabelled_videos: int
-    """Videos without any class; they rank last in every class."""
+    """Videos without any class; their scores count as -inf."""
 
 
 def score_classes(truth: NDArray[Any], scores: NDArray[Any]) -> ClassScores:
     """Scores [N videos, C classes] against truth [N, C] of 0 and 1 (`Charades_v1_classify.m`).
 
     The precision at the rank of each video that has the class, averaged over these videos, not interpolated. Equal
-    scores keep the order of the videos, as Matlab's sort does. Raises `EvaluationError` for scores that do not fit the
+    scores keep the order of the videos, as Matlab's sort does; videos without any class get the score -inf, so that
+    they rank last, but for later videos of score -inf. Raises `EvaluationError` for scores that do not fit the
     truth or hold NaN.
     """
     if truth.shape != scores.shape or scores.ndim != 2 or not scores.size:

@@ -1,4 +1,4 @@
-"""Compares two evaluations on the questions that both answered: `python -m eval.compare A B`.
+"""Compares evaluations on the questions that both answered: `python -m eval.compare A B`; more are compared with A.
 
 Per task and answer mode, and for the paper's average: the difference A - B of the printed measure, its 95 % interval (a
 bootstrap over videos), and McNemar's exact test of right and wrong. A difference is resolved only where the interval
@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.paired_differences import difference_interval, mcnemar
-from eval.results import titles_of
-from eval.run_folder import RunFolder, read_run
+from eval.run_folder import PREFERRED, RunFolder, read_run
+from eval.run_names import names_of
 from eval.scoring import printed_measure, printed_values
-from eval.tasks import AVERAGED
+from eval.tasks import AVERAGED, TASKS
 from exo2ego.command_line import run_safely
 from exo2ego.console import console
 from exo2ego.errors import EvaluationError
@@ -66,6 +66,8 @@ class Comparisons:
     """Questions that only one folder has, or that differ."""
     num_unpaired: int
     """Answers whose question the other run did not answer in this mode."""
+    modes_left_out: list[AnswerMode]
+    """Modes in which only one of them answered."""
     rows: list[Comparison]
 
     def to_json(self) -> dict[str, Any]:
@@ -78,27 +80,30 @@ def compare(first: RunFolder, second: RunFolder, *, common: bool = False, seed: 
 
     Raises `EvaluationError` where the questions differ and `common` is not set, or nothing can be compared.
     """
-    same, num_left_out = _same_questions(first, second)
-    if num_left_out and not common:
+    for folder in (first, second):
+        if not folder.questions:
+            raise EvaluationError(f"{folder.path}: has no questions.jsonl; it is not known what was asked")
+    found = comparable_pairs(first, second)
+    if found.num_left_out and not common:
         raise EvaluationError(
-            f"{first.path} and {second.path} asked different questions: {len(same):,} are the same, {num_left_out:,} "
-            "are not; evaluate both on the same files, or give --common to compare on the same ones"
+            f"{first.path} and {second.path} asked different questions: {len(found.same):,} are the same, "
+            f"{found.num_left_out:,} are not; evaluate both on the same files, or give --common to compare on the same "
+            "ones"
         )
-    pairs, num_unpaired = _pairs(first, second, same)
-    if not pairs:
+    if not found.pairs:
+        modes = [", ".join(sorted({row.mode for row in folder.predictions})) or "none" for folder in (first, second)]
         raise EvaluationError(
-            f"{first.path} and {second.path} have no labelled answers to the same questions in the same mode"
+            f"{first.path} and {second.path} have no labelled answers to the same questions in the same mode; "
+            f"modes of the first: {modes[0]}; of the second: {modes[1]}"
         )
-    rows = [_compare_task(task, mode, found, seed) for (task, mode), found in sorted(pairs.items())]
-    modes: list[AnswerMode] = sorted({mode for _, mode in pairs})
-    rows += [_compare_average(pairs, mode, seed) for mode in modes if all((task, mode) in pairs for task in AVERAGED)]
-    titles = titles_of([first, second])
+    names = names_of([first, second])
     return Comparisons(
-        names=(titles[0], titles[1]),
-        questions=hash_text("\n".join(sorted(same))),
-        num_left_out=num_left_out,
-        num_unpaired=num_unpaired,
-        rows=rows,
+        names=(names[0], names[1]),
+        questions=hash_text("\n".join(sorted(found.same))),
+        num_left_out=found.num_left_out,
+        num_unpaired=found.num_unpaired,
+        modes_left_out=[mode for mode in PREFERRED if found.is_one_sided(mode)],
+        rows=compare_pairs(found.pairs, seed),
     )
 
 
@@ -106,24 +111,47 @@ Pair = tuple[Prediction, Prediction]
 Pairs = dict[tuple[str, AnswerMode], list[Pair]]
 
 
-def _same_questions(first: RunFolder, second: RunFolder) -> tuple[set[str], int]:
-    """Returns the ids of questions that are equal in both, and how many are not."""
-    for folder in (first, second):
-        if not folder.questions:
-            raise EvaluationError(f"{folder.path}: has no questions.jsonl; it is not known what was asked")
+@dataclass(frozen=True)
+class ComparablePairs:
+    """The labelled answers of two runs to the same questions in the same mode."""
+
+    pairs: Pairs
+    same: set[str]
+    """Ids of the questions that are equal in both."""
+    num_left_out: int
+    num_unpaired: int
+    modes: tuple[set[AnswerMode], set[AnswerMode]]
+    """In which each run has labelled answers."""
+
+    def is_one_sided(self, mode: AnswerMode) -> bool:
+        """Returns whether one run alone answered in this mode."""
+        return (mode in self.modes[0]) != (mode in self.modes[1])
+
+
+def comparable_pairs(first: RunFolder, second: RunFolder) -> ComparablePairs:
+    """Returns what can be compared, and counts what cannot."""
     ids = first.questions.keys() | second.questions.keys()
     same = {name for name in ids if first.questions.get(name) == second.questions.get(name)}
-    return same, len(ids) - len(same)
-
-
-def _pairs(first: RunFolder, second: RunFolder, same: set[str]) -> tuple[Pairs, int]:
     ours = {(row.question_id, row.mode): row for row in _labelled(first) if row.question_id in same}
     theirs = {(row.question_id, row.mode): row for row in _labelled(second) if row.question_id in same}
     pairs: Pairs = {}
     for key in sorted(ours.keys() & theirs.keys()):
         pairs.setdefault((ours[key].task, key[1]), []).append((ours[key], theirs[key]))
-    modes = {mode for _, mode in pairs}
-    return pairs, sum(mode in modes for _, mode in ours.keys() ^ theirs.keys())
+    modes = ({mode for _, mode in ours}, {mode for _, mode in theirs})
+    num_unpaired = sum(mode in modes[0] & modes[1] for _, mode in ours.keys() ^ theirs.keys())
+    return ComparablePairs(pairs, same, len(ids) - len(same), num_unpaired, modes)
+
+
+def compare_pairs(pairs: Pairs, seed: int = 0) -> list[Comparison]:
+    """Returns, mode by mode, a line per task and one of the average where all its tasks are there."""
+    rows = []
+    for mode in PREFERRED:
+        tasks = {task for task, other in pairs if other == mode}
+        ordered = [task for task in TASKS if task in tasks] + sorted(tasks - set(TASKS))
+        rows += [_compare_task(task, mode, pairs[task, mode], seed) for task in ordered]
+        if tasks.issuperset(AVERAGED):
+            rows.append(_compare_average(pairs, mode, seed))
+    return rows
 
 
 def _labelled(folder: RunFolder) -> Iterable[Prediction]:
@@ -211,7 +239,23 @@ def text(found: Comparisons) -> str:
         about.append(f"{found.num_left_out:,} questions that only one folder has, or that differ, are left out.")
     if found.num_unpaired:
         about.append(f"{found.num_unpaired:,} answers are left out: the other run has none to the same question.")
-    return "\n".join([*about, "", *("| " + " | ".join(line) + " |" for line in lines)])
+    if found.modes_left_out:
+        about.append(f"Not compared, because one of them alone answered so: {', '.join(found.modes_left_out)}.")
+    table = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join([*about, *([""] if len(about) > 3 else []), *table, "", *_reading(found)])
+
+
+def _reading(found: Comparisons) -> list[str]:
+    """Returns what a reader must know not to see more in the table than there is."""
+    resolved = sum(row.is_resolved for row in found.rows)
+    lines = [
+        f"{resolved} of {len(found.rows)} lines are resolved. Where two models do not differ at all, chance resolves "
+        "about one line in twenty, with few videos one in ten: judge by the average, in a mode chosen beforehand.",
+        "Not resolved does not mean equal: the interval says how large the difference may be.",
+    ]
+    if any(row.p_value is not None and row.measure != "accuracy" for row in found.rows):
+        lines.append("McNemar's p is about right and wrong answers; for other measures the interval alone decides.")
+    return lines
 
 
 def _p(value: float) -> str:
@@ -224,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m eval.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("first", type=Path, metavar="A", help="output folder of `python -m eval.egobench`")
-    parser.add_argument("second", type=Path, metavar="B", help="another one, of the same questions")
+    parser.add_argument("others", type=Path, nargs="+", metavar="B", help="others, each compared with A")
     parser.add_argument("--common", action="store_true", help="compare on the same questions where others differ")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
     parser.add_argument("--json", action="store_true", help="print JSON with all digits")
@@ -232,12 +276,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def act() -> None:
-        first, second = read_run(arguments.first), read_run(arguments.second)
-        found = compare(first, second, common=arguments.common, seed=arguments.seed)
+        first = read_run(arguments.first)
+        found = [
+            compare(first, read_run(other), common=arguments.common, seed=arguments.seed) for other in arguments.others
+        ]
         if arguments.json:
-            print(json.dumps(found.to_json(), indent=2, allow_nan=False), flush=True)
+            rows = [one.to_json() for one in found]
+            print(json.dumps(rows[0] if len(rows) == 1 else rows, indent=2, allow_nan=False), flush=True)
         else:
-            console.print(text(found), markup=False)
+            console.print("\n\n".join(map(text, found)), markup=False)
 
     return run_safely(act, arguments.debug)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 import exo2ego
 from eval.answerers.loading import AnswererOptions, EndpointOptions, load_answerer
-from eval.answerers.protocol import Answerer, DescribedAnswerer, PromptForm
+from eval.answerers.protocol import Answerer, DescribedAnswerer, LimitedAnswerer, PromptForm
 from eval.answering import AnswerPlan, answer_all, answer_first, hash_of_prompts
 from eval.predictions import PredictionStore, claim, merge_parts
 from eval.processes import join_processes
@@ -78,6 +79,12 @@ class EgoBenchConfig(Config):
     max_failure_rate: float = Field(default=0.01, ge=0, le=1)
     """Share of questions that may be unanswered because their video is unreadable, before the run stops."""
 
+    @field_validator("model", mode="before")
+    @classmethod
+    def _colon_makes_no_section(cls, value: Any) -> Any:
+        """Returns `FAMILY:`, which YAML reads as a section, as it was written: what is missing is said on loading."""
+        return f"{next(iter(value))}:" if isinstance(value, dict) and list(value.values()) == [None] else value
+
     @field_validator("tasks", "modes", mode="before")
     @classmethod
     def _commas_make_a_list(cls, value: Any) -> Any:
@@ -105,6 +112,7 @@ def run_key(
         "exo2ego": exo2ego.__version__,
         "model": answerer.identity,
         "clip_store": plan.clip_store.identity if plan.clip_store is not None else None,
+        "data_root": None if plan.clip_store is not None else str(plan.data_root.resolve()),
         "questions": hash_text("\n".join(sorted(question.model_dump_json(by_alias=True) for question in questions))),
         "form": config.form,
         "prompt": config.prompt,
@@ -130,6 +138,7 @@ def evaluate(config: EgoBenchConfig, options: RunOptions) -> int:
         raise DataError(f"data.root {root} is not a folder; give the one the video paths are relative to")
     processes = join_processes()
     answerer = _load(config, clip_store)
+    questions = answerable(questions, answerer, config)
     plan = AnswerPlan(
         modes=tuple(dict.fromkeys(config.modes)),
         choice_prompt=PROMPTS[config.prompt],
@@ -137,7 +146,7 @@ def evaluate(config: EgoBenchConfig, options: RunOptions) -> int:
         open_prompt=PROMPTS[config.open_prompt],
         data_root=root,
         seed=config.seed,
-        max_failures=int(config.max_failure_rate * len(questions)),
+        max_failures=math.floor(config.max_failure_rate * len(questions) + 1e-9),  # .29 of 100 are 29
         clip_store=clip_store,
         blind=config.blind,
         shuffle_frames=config.shuffle_frames,
@@ -169,6 +178,27 @@ def evaluate(config: EgoBenchConfig, options: RunOptions) -> int:
         merge_parts(folder)
     console.print(markdown(write_report(folder)), markup=False)
     return 0
+
+
+def answerable(questions: Sequence[Question], answerer: Answerer, config: EgoBenchConfig) -> list[Question]:
+    """Returns the questions that the model can answer; open ones are left out, and said, for one that cannot write.
+
+    Raises `EvaluationError` for a mode in which it cannot answer, before anything is decoded or paid for.
+    """
+    if not isinstance(answerer, LimitedAnswerer):
+        return list(questions)
+    able, unfit = answerer.modes, [mode for mode in config.modes if mode not in answerer.modes]
+    if unfit:
+        raise EvaluationError(f"{config.model} cannot answer by {', '.join(unfit)}; set modes=[{','.join(able)}]")
+    kept = [question for question in questions if question.options or "generate" in able]
+    if not kept:
+        raise EvaluationError(f"all {len(questions)} questions are open, and {config.model} cannot write an answer")
+    if len(kept) < len(questions):
+        console.print(
+            f"{len(questions) - len(kept)} open questions are left out: {config.model} can only compare options",
+            markup=False,
+        )
+    return kept
 
 
 def _open_store(config: EgoBenchConfig) -> ClipStore | None:

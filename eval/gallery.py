@@ -14,12 +14,13 @@ import numpy
 from pydantic import Field
 
 from eval.dual_encoder import DualEncoder, Embeddings
+from eval.ek100_test_set import NarrationRow, read_test_set
+from eval.matrices import map_array
 from exo2ego.console import track
 from exo2ego.data.video import read_frames
 from exo2ego.errors import DataError, EvaluationError, VideoError
 from exo2ego.parallel import in_order
-from exo2ego.raw.files import RawFiles
-from exo2ego.raw.rows import ClockSeconds, FileStem, RawRow, Text
+from exo2ego.raw.rows import ClockSeconds, FileStem, Text
 from exo2ego.storage import atomic_path, read_json, remove_leftovers, write_json, write_jsonl
 
 CLIPS_PER_PART = 128
@@ -37,21 +38,14 @@ VIDEO_LAYOUTS = (
 """Where the download script puts a video, and other forms."""
 
 
-class ClipRow(RawRow):
+class ClipRow(NarrationRow):
     """A row of EPIC_100_retrieval_test.csv."""
 
-    narration_id: FileStem
     participant: FileStem = Field(validation_alias="participant_id")
     video: FileStem = Field(validation_alias="video_id")
     start_s: ClockSeconds = Field(validation_alias="start_timestamp")
     end_s: ClockSeconds = Field(validation_alias="stop_timestamp")
     caption: Text = Field(validation_alias="narration")
-
-
-class SentenceRow(RawRow):
-    """A row of EPIC_100_retrieval_test_sentence.csv, whose last seven rows carry the text of another one."""
-
-    narration_id: FileStem
 
 
 @dataclass(frozen=True)
@@ -64,21 +58,8 @@ class Gallery:
 
 def read_gallery(videos: Path, sentences: Path) -> Gallery:
     """Reads both files; a caption is the narration of the clip that it was written for. Raises `DataError`."""
-    what = "EPIC-KITCHENS-100 retrieval test file"
-    clips: dict[str, ClipRow] = {}
-    for where, row in RawFiles(videos.parent, what).csv_rows(videos, ClipRow, what):
-        if row.narration_id in clips:
-            raise DataError(f"{where}: narration_id {row.narration_id} is given twice")
-        clips[row.narration_id] = row
-    captions = []
-    what = "EPIC-KITCHENS-100 test sentence file"
-    for where, sentence in RawFiles(sentences.parent, what).csv_rows(sentences, SentenceRow, what):
-        if sentence.narration_id not in clips:
-            raise DataError(f"{where}: {sentence.narration_id} is not in {videos}; are both of one version?")
-        captions.append(clips[sentence.narration_id].caption)
-    if not clips or not captions:
-        raise DataError(f"{sentences if clips else videos}: no rows")
-    return Gallery(list(clips.values()), captions)
+    clips, captions = read_test_set(videos, sentences, ClipRow)
+    return Gallery(clips, [clip.caption for clip in captions])
 
 
 def embed_clips(
@@ -159,9 +140,9 @@ def _locate(clip: ClipRow, media_root: Path) -> Path:
 
 def _read_part(path: Path, num_clips: int) -> Embeddings:
     try:
-        rows: Embeddings = numpy.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); remove it and run again") from error
+        rows: Embeddings = numpy.array(map_array(path))
+    except DataError as error:
+        raise DataError(f"{error}; remove it and run again") from error
     if rows.ndim != 2 or len(rows) != num_clips:
         raise DataError(f"{path}: has shape {rows.shape}, expected {num_clips} rows; remove it and run again")
     return rows

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 from numpy.typing import NDArray
@@ -63,8 +63,9 @@ def score_retrieval(similarity: Matrix, relevancy: Matrix) -> RetrievalScores:
 
 def _blocks(similarity: Matrix, relevancy: Matrix) -> Iterator[tuple[Matrix, Matrix]]:
     size = max(1, BLOCK_VALUES // similarity.shape[1])
+    exact = numpy.float32 if numpy.can_cast(similarity.dtype, numpy.float32) else numpy.float64
     for start in range(0, len(similarity), size):
-        rows = numpy.ascontiguousarray(similarity[start : start + size])
+        rows = numpy.ascontiguousarray(similarity[start : start + size], dtype=exact)
         if numpy.isnan(rows).any():
             row, column = numpy.argwhere(numpy.isnan(rows))[0]
             raise EvaluationError(f"similarity of row {start + row}, column {column} is NaN; was the model damaged?")
@@ -73,49 +74,91 @@ def _blocks(similarity: Matrix, relevancy: Matrix) -> Iterator[tuple[Matrix, Mat
 
 def _score_block(similarity: Matrix, relevancy: Matrix) -> tuple[Matrix, Matrix, Matrix]:
     """Returns average precision, nDCG and binary average precision per row; NaN where a row has nothing to find."""
-    for_precision, for_gain = _orders(similarity)
-    ranked = numpy.take_along_axis(relevancy, for_precision, axis=1)
-    average, binary = _average_precisions(ranked)
-    if for_gain is not for_precision:
-        ranked = numpy.take_along_axis(relevancy, for_gain, axis=1)
-    return average, _normalised_gain(ranked, relevancy), binary
+    num_rows, num_items = similarity.shape
+    order, is_tied = _ordered(similarity)
+    order += numpy.arange(0, order.size, num_items)[:, None]
+    ranked = relevancy.ravel().take(order)
+    places = numpy.flatnonzero(ranked != 0)  # few: everything below looks at relevant items alone
+    rows, ranks = numpy.divmod(places, num_items)
+    graded = ranked.ravel()[places].astype(numpy.float64)
+    relevant = Relevant(rows, ranks, graded, numpy.bincount(rows, minlength=num_rows))
+    packed = numpy.zeros((num_rows, max(1, relevant.counts.max())))
+    nth = _numbered(rows, relevant.counts)
+    packed[rows, nth] = relevant.graded
+    added_up = numpy.cumsum(packed, axis=1)[rows, nth]
+    average, binary = _average_precisions(relevant, added_up)
+    ideal = -numpy.sort(-packed, axis=1)
+    return average, _normalised_gain(relevant, _with_ties_reversed(rows, ranks, is_tied), ideal), binary
 
 
-def _orders(similarity: Matrix) -> tuple[Matrix, Matrix]:
-    """Returns the items of every row from the most similar: ties by the lower index, and ties by the higher index."""
+class Relevant(NamedTuple):
+    """The relevant items of a block of rows, by row and rank."""
+
+    rows: Matrix
+    ranks: Matrix
+    """From 0."""
+    graded: Matrix
+    """Relevance above 0."""
+    counts: Matrix
+    """Relevant items of every row."""
+
+
+def _ordered(similarity: Matrix) -> tuple[Matrix, Matrix]:
+    """Returns the items of every row from the most similar, ties by the lower index, and which tie with the next."""
+    if similarity.dtype == numpy.float32:  # value and index in one integer: sorts faster than indices by values
+        bits = (0 - similarity).view(numpy.int32)
+        keys = (bits ^ (bits >> 31 & 0x7FFFFFFF)).astype(numpy.int64) << 32 | numpy.arange(similarity.shape[1])
+        keys.sort(axis=1)
+        ranked = keys >> 32
+        return keys & 0xFFFFFFFF, ranked[:, 1:] == ranked[:, :-1]
     order = numpy.argsort(-similarity, axis=1)
     ranked = numpy.take_along_axis(similarity, order, axis=1)
-    tied = (ranked[:, 1:] == ranked[:, :-1]).any(axis=1)
-    if not tied.any():
-        return order, order
+    is_tied = ranked[:, 1:] == ranked[:, :-1]
+    tied = is_tied.any(axis=1)
     order[tied] = numpy.argsort(-similarity[tied], axis=1, kind="stable")
-    reverse = order.copy()
-    reverse[tied] = numpy.argsort(similarity[tied], axis=1, kind="stable")[:, ::-1]
-    return order, reverse
+    return order, is_tied
 
 
-def _average_precisions(ranked: Matrix) -> tuple[Matrix, Matrix]:
-    rows, ranks = numpy.nonzero(ranked == 1)
-    found = numpy.bincount(rows, minlength=len(ranked))
-    graded = numpy.cumsum(ranked, axis=1, dtype=numpy.float64)[rows, ranks] / (ranks + 1)
-    first = numpy.concatenate(([0], numpy.cumsum(found)[:-1]))
-    nth = numpy.arange(len(rows)) - first[rows] + 1
+def _with_ties_reversed(rows: Matrix, ranks: Matrix, is_tied: Matrix) -> Matrix:
+    """Returns the ranks [R] of items if of equal similarities the higher index came first."""
+    with_next = numpy.pad(is_tied, ((0, 0), (0, 1)))
+    with_previous = numpy.pad(is_tied, ((0, 0), (1, 0)))
+    places = numpy.flatnonzero(with_next | with_previous)
+    first, last = numpy.flatnonzero(with_next & ~with_previous), numpy.flatnonzero(with_previous & ~with_next)
+    run = numpy.searchsorted(first, places, side="right") - 1
+    mirrored = (first + last)[run] - places
+    moved = numpy.flatnonzero((with_next | with_previous)[rows, ranks])
+    num_items = with_next.shape[1]
+    reverse = ranks.copy()
+    own = numpy.searchsorted(places, rows[moved] * num_items + ranks[moved])
+    reverse[moved] = mirrored[own] % num_items
+    return reverse
+
+
+def _numbered(rows: Matrix, counts: Matrix) -> Matrix:
+    """Returns how many items of the same row stand before each; `rows` is sorted and has `counts` of every row."""
+    return numpy.arange(len(rows)) - (numpy.cumsum(counts) - counts)[rows]
+
+
+def _average_precisions(relevant: Relevant, added_up: Matrix) -> tuple[Matrix, Matrix]:
+    """`added_up` is the relevance of an item and of all before it in its row."""
+    is_target = relevant.graded == 1
+    rows, ranks = relevant.rows[is_target], relevant.ranks[is_target]
+    found = numpy.bincount(rows, minlength=len(relevant.counts))
+    nth = _numbered(rows, found) + 1
     with numpy.errstate(invalid="ignore"):
-        average = numpy.bincount(rows, weights=graded, minlength=len(ranked)) / found
-        binary = numpy.bincount(rows, weights=nth / (ranks + 1), minlength=len(ranked)) / found
+        average = numpy.bincount(rows, weights=added_up[is_target] / (ranks + 1), minlength=len(found)) / found
+        binary = numpy.bincount(rows, weights=nth / (ranks + 1), minlength=len(found)) / found
     return average, binary
 
 
-def _normalised_gain(ranked: Matrix, relevancy: Matrix) -> Matrix:
+def _normalised_gain(relevant: Relevant, ranks: Matrix, ideal: Matrix) -> Matrix:
     """Cuts at the number of relevant items of the row (JPoSE `calculate_k_counts`)."""
-    relevant = (relevancy > 0).sum(axis=1)
-    depth = int(relevant.max())
-    discount = 1 / numpy.log2(numpy.arange(depth) + 2)
-    within = numpy.arange(depth) < relevant[:, None]
-    gain = (ranked[:, :depth] * within) @ discount
-    best = -numpy.sort(-relevancy, axis=1)[:, :depth]
+    within = ranks < relevant.counts[relevant.rows]
+    rows, discount = relevant.rows[within], 1 / numpy.log2(numpy.arange(ideal.shape[1]) + 2)
+    weights = relevant.graded[within] * discount[ranks[within]]
     with numpy.errstate(invalid="ignore"):
-        normalised: Matrix = gain / (best @ discount)
+        normalised: Matrix = numpy.bincount(rows, weights=weights, minlength=len(ideal)) / (ideal @ discount)
     return normalised
 
 

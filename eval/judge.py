@@ -11,6 +11,7 @@ import argparse
 import ast
 import json
 import sys
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,14 @@ from exo2ego.config import validate_config
 from exo2ego.console import console, track
 from exo2ego.errors import EvaluationError
 from exo2ego.language_prompt import Prompt
-from exo2ego.language_service import LanguageService, ServiceOptions, estimate_tokens, token_cost
+from exo2ego.language_service import (
+    LanguageService,
+    NoTextError,
+    RefusedError,
+    ServiceOptions,
+    estimate_tokens,
+    token_cost,
+)
 from exo2ego.storage import hash_text, write_json
 
 JUDGEMENTS_FILE = "judgements.json"
@@ -54,6 +62,11 @@ USER_MESSAGE = (
 )
 LONGEST_ANSWER_CHARACTERS = 2000
 """A longer answer is cut before it is judged: a page of text must not hide instructions to the judge."""
+LONGEST_VERDICT_CHARACTERS = 4000
+"""A longer one is no verdict, and not read."""
+LONGEST_ROW_OF_REFUSALS = 5
+"""Answers in succession that the judge's endpoint refuses before its settings are taken to be wrong."""
+_JOINERS = "\u200c\u200d"
 
 
 class JudgeOptions(ServiceOptions):
@@ -84,7 +97,7 @@ class Judgement:
 def parse_verdict(text: str) -> tuple[bool, int] | None:
     """Reads `{'pred': 'yes', 'score': 4}`; None for anything else, also a score outside 0 to 5."""
     start, end = text.find("{"), text.rfind("}")
-    if start < 0 or end < start:
+    if start < 0 or end < start or len(text) > LONGEST_VERDICT_CHARACTERS:
         return None
     try:
         parsed = ast.literal_eval(text[start : end + 1])
@@ -100,23 +113,44 @@ def parse_verdict(text: str) -> tuple[bool, int] | None:
     return word.strip().lower() == "yes", int(score)
 
 
+def as_data(text: str) -> str:
+    """Returns a text as one line without what cannot be seen: it cannot pass for another line of the protocol's prompt.
+
+    Line breaks and control characters become spaces; marks of direction, tags and other invisible characters go.
+    """
+    shown = []
+    for character in text:
+        category = unicodedata.category(character)
+        if category in ("Cc", "Zl", "Zp"):
+            shown.append(" ")
+        elif category == "Cs":
+            shown.append("\ufffd")
+        elif category != "Cf" or character in _JOINERS:
+            shown.append(character)
+    return " ".join("".join(shown).split())[:LONGEST_ANSWER_CHARACTERS]
+
+
 def prompt_for(question: str, truth: str, answer: str) -> Prompt:
     """Returns what the judge is asked about one answer."""
-    answer = answer[:LONGEST_ANSWER_CHARACTERS]
-    return Prompt(SYSTEM_MESSAGE, USER_MESSAGE.format(question=question, truth=truth, answer=answer))
+    user = USER_MESSAGE.format(question=as_data(question), truth=as_data(truth), answer=as_data(answer))
+    return Prompt(SYSTEM_MESSAGE, user)
 
 
 def judge_answer(name: str, prompt: Prompt, answer: str, service: LanguageService, max_samples: int) -> Judgement:
     """Asks until a verdict can be read, at most `max_samples` times; an empty answer is wrong without asking."""
-    if not answer.strip():
+    if not as_data(answer):
         return Judgement(name, False, LOWEST_SCORE, "not asked: the answer is empty")
     text = ""
     for sample in range(max_samples):
-        text = service.ask(prompt, sample).text
+        try:
+            text = service.ask(prompt, sample).text
+        except NoTextError as error:
+            text = str(error)
+            continue
         verdict = parse_verdict(text)
         if verdict is not None:
             return Judgement(name, *verdict, verdict=text)
-    return Judgement(name, None, None, text)
+    return Judgement(name, None, None, text[:LONGEST_VERDICT_CHARACTERS])
 
 
 def judge_folder(options: JudgeOptions, service: LanguageService, questions: dict[str, str]) -> list[Judgement]:
@@ -126,10 +160,18 @@ def judge_folder(options: JudgeOptions, service: LanguageService, questions: dic
         raise EvaluationError(
             f"{options.folder}: holds no answers to open questions; run eval.egobench on qaego4d_open first"
         )
-    judged = []
+    judged: list[Judgement] = []
+    refused_in_a_row = 0
     for name, truth, answer in track(pairs, "answers"):
         prompt = prompt_for(questions[name], truth, answer)
-        judged.append(judge_answer(name, prompt, answer, service, options.max_samples))
+        try:
+            judged.append(judge_answer(name, prompt, answer, service, options.max_samples))
+            refused_in_a_row = 0
+        except RefusedError as error:  # a filter's: the other answers can be judged
+            refused_in_a_row += 1
+            if refused_in_a_row == LONGEST_ROW_OF_REFUSALS:
+                raise
+            judged.append(Judgement(name, None, None, f"refused: {error}"))
     return judged
 
 

@@ -15,52 +15,34 @@ from typing import Annotated
 from pydantic import Field
 from rich.table import Table
 
+from eval.ek100_test_set import NarrationRow, read_test_set
 from eval.graded_retrieval import RetrievalScores, score_retrieval
 from eval.matrices import read_matrix, show_json
 from exo2ego.action_relevancy import ActionClass, relevancy_matrix
 from exo2ego.command_line import run_safely
 from exo2ego.console import console
-from exo2ego.errors import DataError
-from exo2ego.raw.files import RawFiles
-from exo2ego.raw.rows import FileStem, PythonList, RawRow
+from exo2ego.errors import EvaluationError
+from exo2ego.raw.rows import PythonList
 
 NounClasses = Annotated[list[int], PythonList, Field(min_length=1)]
 
 
-class VideoRow(RawRow):
+class VideoRow(NarrationRow):
     """A row of EPIC_100_retrieval_test.csv: one clip and the class of its action."""
 
-    narration_id: FileStem
     verb_class: int
     noun_classes: NounClasses = Field(validation_alias="all_noun_classes")
 
-
-class SentenceRow(RawRow):
-    """A row of EPIC_100_retrieval_test_sentence.csv; its text is not used: the last seven rows carry a wrong one."""
-
-    narration_id: FileStem
+    @property
+    def action(self) -> ActionClass:
+        """Returns the class of the action."""
+        return ActionClass(self.verb_class, frozenset(self.noun_classes))
 
 
 def read_actions(videos: Path, sentences: Path) -> tuple[list[ActionClass], list[ActionClass]]:
-    """Returns the class of every clip and of every caption, each in the order of its file.
-
-    A caption has the class of the clip that it was written for. Raises `DataError`.
-    """
-    of_clip: dict[str, ActionClass] = {}
-    what = "EPIC-KITCHENS-100 retrieval test file"
-    for where, row in RawFiles(videos.parent, what).csv_rows(videos, VideoRow, what):
-        if row.narration_id in of_clip:
-            raise DataError(f"{where}: narration_id {row.narration_id} is given twice")
-        of_clip[row.narration_id] = ActionClass(row.verb_class, frozenset(row.noun_classes))
-    captions = []
-    what = "EPIC-KITCHENS-100 test sentence file"
-    for where, sentence in RawFiles(sentences.parent, what).csv_rows(sentences, SentenceRow, what):
-        if sentence.narration_id not in of_clip:
-            raise DataError(f"{where}: {sentence.narration_id} is not in {videos}; are both of one version?")
-        captions.append(of_clip[sentence.narration_id])
-    if not of_clip or not captions:
-        raise DataError(f"{sentences if of_clip else videos}: no rows")
-    return list(of_clip.values()), captions
+    """Returns the class of every clip and of every caption, each in the order of its file; raises `DataError`."""
+    clips, captions = read_test_set(videos, sentences, VideoRow)
+    return [clip.action for clip in clips], [clip.action for clip in captions]
 
 
 def evaluate(videos: Path, sentences: Path, similarity: Path) -> dict[str, RetrievalScores]:
@@ -68,17 +50,21 @@ def evaluate(videos: Path, sentences: Path, similarity: Path) -> dict[str, Retri
     clips, captions = read_actions(videos, sentences)
     similarities = read_matrix(similarity, (len(clips), len(captions)), "a row per clip and a column per caption")
     relevancy = relevancy_matrix(clips, captions)
-    return {"V2T": score_retrieval(similarities, relevancy), "T2V": score_retrieval(similarities.T, relevancy.T)}
+    try:
+        return {"V2T": score_retrieval(similarities, relevancy), "T2V": score_retrieval(similarities.T, relevancy.T)}
+    except EvaluationError as error:
+        raise EvaluationError(f"{similarity}: {error}") from error
 
 
 def as_numbers(scores: dict[str, RetrievalScores]) -> dict[str, float | int]:
     """Returns every measure by name, in fractions; `avg` is the mean of the directions, as the challenge reports it."""
     numbers: dict[str, float | int] = {}
-    measures = {"mAP": "mean_average_precision", "nDCG": "ndcg", "binary_mAP": "binary_mean_average_precision"}
-    for name, attribute in measures.items():
-        values = {direction: getattr(row, attribute) for direction, row in scores.items()}
-        numbers |= {f"{name}_{direction}": value for direction, value in values.items()}
-        numbers[f"{name}_avg"] = sum(values.values()) / len(values)
+    for direction, row in scores.items():
+        numbers[f"mAP_{direction}"] = row.mean_average_precision
+        numbers[f"nDCG_{direction}"] = row.ndcg
+        numbers[f"binary_mAP_{direction}"] = row.binary_mean_average_precision
+    for name in ("mAP", "nDCG", "binary_mAP"):
+        numbers[f"{name}_avg"] = (numbers[f"{name}_V2T"] + numbers[f"{name}_T2V"]) / 2
     return numbers | {
         "num_videos": scores["V2T"].num_queries,
         "num_captions": scores["T2V"].num_queries,

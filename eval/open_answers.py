@@ -150,8 +150,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def act() -> None:
         scores = write_open_scores(arguments.folder, with_similarity=not arguments.no_similarity)
-        for name in ("exact_match", "rouge_l", "meteor", "similarity"):
-            values = [value for row in scores if (value := getattr(row, name)) is not None]
+        columns = {
+            "exact_match": [row.exact_match for row in scores],
+            "rouge_l": [row.rouge_l for row in scores],
+            "meteor": [row.meteor for row in scores],
+            "similarity": [row.similarity for row in scores if row.similarity is not None],
+        }
+        for name, values in columns.items():
             if values:
                 console.print(f"{name:12} {100 * sum(values) / len(values):.2f} %  over {len(values)} answers")
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy
 from numpy.typing import NDArray
 
-from exo2ego.intervals import Interval, student_quantile
+from exo2ego.intervals import Interval, average_interval, degrees_of_freedom, linked, widening
 
 NUM_RESAMPLES = 4000
 BLOCK_VALUES = 1 << 22
 """Counts drawn at a time: bounds the memory."""
+
+Part = tuple[Sequence[float], Sequence[str]]
+"""Differences of a task, each from -1 to 1, and their videos."""
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -31,45 +33,60 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * math.fsum(map(math.exp, logarithms)))
 
 
-def difference_interval(
-    parts: Sequence[tuple[Sequence[float], Sequence[str]]], seed: int = 0, confidence: float = 0.95
-) -> Interval:
-    """Returns the interval of the average over parts (tasks) of mean paired differences, each from -1 to 1.
+def difference_interval(parts: Sequence[Part], seed: int = 0, confidence: float = 0.95) -> Interval:
+    """Returns the interval of the average over parts (tasks) of mean paired differences.
 
-    A part is its differences and their videos. Videos are drawn with replacement, those of parts that share a video
-    together, and a video brings all its questions. The percentiles are widened about the estimate by
-    sqrt(n / (n - 1)) t / z for n videos: without it they are too narrow for few videos (Hesterberg 2015). A part with
-    one video says nothing: [-1, 1].
+    It is that of a bootstrap over videos or that of gains and losses, whichever reaches farther: where few questions
+    differ, resampling them shows too little, and where none differs nothing. A part with fewer than two videos says
+    nothing: [-1, 1].
+    """
+    if min(len(set(videos)) for _, videos in parts) < 2:
+        return Interval(-1.0, 1.0)
+    estimate = sum(float(numpy.mean(differences)) for differences, _ in parts) / len(parts)
+    drawn = _resampled_deviations(parts, seed, confidence)
+    low, high = numpy.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    below, above = _gains_and_losses(parts, confidence)
+    return Interval(max(-1.0, estimate - max(below, -float(low))), min(1.0, estimate + max(above, float(high))))
+
+
+def _gains_and_losses(parts: Sequence[Part], confidence: float) -> tuple[float, float]:
+    """Returns how far an interval reaches below and above the estimate, gain - loss, by Zou and Donner (2008).
+
+    Gain and loss are the averages of positive and of negative differences, each with its interval; the distances to
+    their limits are added as squares.
+    """
+    reach = []
+    for sign in (1, -1):
+        found = [(numpy.maximum(0, sign * numpy.asarray(differences)), videos) for differences, videos in parts]
+        mean = sum(float(values.mean()) for values, _ in found) / len(parts)
+        interval = average_interval([(values.tolist(), videos) for values, videos in found], confidence)
+        reach.append((mean - interval.low, interval.high - mean))
+    (gain_below, gain_above), (loss_below, loss_above) = reach
+    return math.hypot(gain_below, loss_above), math.hypot(gain_above, loss_below)
+
+
+def _resampled_deviations(parts: Sequence[Part], seed: int, confidence: float) -> NDArray[numpy.float64]:
+    """Returns by how much each of `NUM_RESAMPLES` resamples deviates from the estimate.
+
+    Videos are drawn with replacement, those of parts that share a video together, and a video brings all its
+    questions. The deviations are widened by √(n / (n - 1)) t / z, without which they are too small for few videos
+    (Hesterberg 2015); n is the effective number of videos, N² / Σ n², and t has `degrees_of_freedom`.
     """
     arrays = [numpy.asarray(differences, dtype=float) for differences, _ in parts]
     deviations = numpy.zeros(NUM_RESAMPLES)
-    estimate = sum(float(array.mean()) for array in arrays) / len(parts)
     generator = numpy.random.default_rng(seed)
-    for members in _linked([set(videos) for _, videos in parts]):
+    for members in linked([set(videos) for _, videos in parts]):
         names = sorted(set().union(*(parts[member][1] for member in members)))
-        smallest = min(len(set(parts[member][1])) for member in members)
-        if smallest < 2:
-            return Interval(-1.0, 1.0)
         drawn = _resampled_sum([(arrays[member], parts[member][1]) for member in members], names, generator)
         whole = sum(float(arrays[member].mean()) for member in members)
-        z = NormalDist().inv_cdf((1 + confidence) / 2)
-        widening = math.sqrt(smallest / (smallest - 1)) * student_quantile(smallest - 1, confidence) / z
-        deviations += (drawn - whole) * widening / len(parts)
-    low, high = numpy.quantile(deviations, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(max(-1.0, estimate + float(low)), min(1.0, estimate + float(high)))
+        wider = max(_small_sample_factor(parts[member][1], confidence) for member in members)
+        deviations += (drawn - whole) * wider / len(parts)
+    return deviations
 
 
-def _linked(sets: Sequence[set[str]]) -> list[list[int]]:
-    """Returns the places of sets in groups: those that share a member, directly or through others, are together."""
-    groups: list[tuple[set[str], list[int]]] = []
-    for place, found in enumerate(sets):
-        joined, places = set(found), [place]
-        for group in [group for group in groups if group[0] & joined]:
-            groups.remove(group)
-            joined |= group[0]
-            places += group[1]
-        groups.append((joined, sorted(places)))
-    return [places for _, places in groups]
+def _small_sample_factor(videos: Sequence[str], confidence: float) -> float:
+    weights = numpy.unique(numpy.asarray(videos), return_counts=True)[1] / len(videos)
+    return widening(degrees_of_freedom(weights), confidence) / math.sqrt(1 - float((weights**2).sum()))
 
 
 def _resampled_sum(

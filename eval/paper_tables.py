@@ -12,6 +12,10 @@ from exo2ego.storage import read_json
 
 DATA_FILE = Path(__file__).with_name("paper_tables.json")
 ABSENT = "-"
+TRANSPOSED = (13, 15)
+"""Tables that the paper prints with one column per method."""
+STAGES = 15
+"""The table of Exo2Ego after each stage."""
 
 
 class PaperRow(BaseModel):
@@ -26,6 +30,8 @@ class PaperRow(BaseModel):
     frames: str = ""
     setting: str = ""
     """ZS: zero-shot, FT: fine-tuned."""
+    mode: str = ""
+    """Answer mode of a row of this project; the paper names none."""
     full_gallery: bool = False
     """Whether the numbers are over the full gallery, so that they compare with no number over five options."""
     values: tuple[str, ...]

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 from exo2ego.console import console
+
+LONGEST_WAIT = timedelta(days=7)
+"""The usual 10 or 30 minutes are less than one process may finish before another: shares of clips differ. A process
+that died is not waited for: its launcher ends the others."""
 
 
 def _alone() -> None:
@@ -33,6 +38,6 @@ def join_processes() -> Processes:
     import torch
     from accelerate import PartialState
 
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
     console.quiet = not state.is_main_process
     return Processes(state.process_index, state.num_processes, state.wait_for_everyone)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
+from pydantic_core import PydanticSerializationError
 
 from eval.tasks import GROUPS, TASKS
 from exo2ego.config import Config
@@ -95,7 +96,11 @@ def read_questions(paths: Sequence[Path], tasks: Sequence[str] | None = None) ->
 
 def _read_question(row: dict[str, Any], where: str) -> Question:
     try:
-        return Question.model_validate(row)
+        question = Question.model_validate(row)
+        question.model_dump_json()  # nobody could write half a character (\ud83d) down
+        return question
+    except PydanticSerializationError as error:
+        raise DataError(f"{where} holds half a character, which is no text: {error}") from error
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise DataError(f"{where} is not an EgoBench record: {faults}") from error
@@ -120,6 +125,11 @@ def _require_choices(question: Question, where: str) -> None:
         raise EvaluationError(
             f"{where} ({question.question_id}) has 0 options and no answer_text; expected options, or the true answer "
             "of an open question"
+        )
+    empty = [str(number) for number, option in enumerate(question.options, 1) if not option.strip()]
+    if empty:
+        raise EvaluationError(
+            f"{where} ({question.question_id}): option {', '.join(empty)} is empty; mend or leave it out"
         )
     if question.frames is not None:
         raise EvaluationError(f"{where} ({question.question_id}) lists frames; expected a video with start and end")

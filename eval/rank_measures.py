@@ -2,7 +2,8 @@
 
 `option_mAP` and `option_nDCG` are what the paper's tables most probably hold. `class_mAP` and `graded_mAP`,
 `graded_nDCG` are the official formulas on the few options that a question has: neither is comparable with numbers over
-the full gallery, for which there are `python -m eval.charades` and `python -m eval.mir`.
+the full gallery, for which there are `python -m eval.charades` and `python -m eval.mir`. They need a score for every
+option: on text that names one, or none, they would measure in which order the options happen to stand.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from eval.measures import Measure
 from eval.option_ranking import RankScores, chance_of, score_by_choice, score_by_scores
 from exo2ego.data.prompting import normal_form
 from exo2ego.errors import DataError
-from exo2ego.intervals import clustered_mean_interval, jackknife_interval
+from exo2ego.intervals import clustered_interval, jackknife_interval
 from exo2ego.records import Prediction, Question
 
 RANKED = ("charades_ego", "ek100_mir")
@@ -31,8 +32,8 @@ def rank_measures(task: str, scored: Sequence[Prediction], questions: Mapping[st
         return []
     measures = _option_measures(scored)
     asked = [questions[row.question_id] for row in scored if row.question_id in questions]
-    if len(asked) < len(scored):
-        return measures  # predictions alone: what was asked is not at hand
+    if len(asked) < len(scored) or any(row.option_scores is None for row in scored):
+        return measures  # predictions alone: what was asked is not at hand; or generated text
     if task == "charades_ego":
         return [*measures, _class_measure(scored, asked)]
     return measures + _graded_measures(scored, asked)
@@ -42,13 +43,15 @@ def _option_measures(scored: Sequence[Prediction]) -> list[Measure]:
     ranked = [rank_scores(row) for row in scored]
     chances = [chance_of(row.num_options) for row in scored]
     videos = [row.video for row in scored]
-    measures = []
-    for name, attribute in (("option_mAP", "average_precision"), ("option_nDCG", "ndcg")):
-        values = [getattr(row, attribute) for row in ranked]
-        chance = sum(getattr(row, attribute) for row in chances) / len(chances)
-        interval = clustered_mean_interval(values, videos)
-        measures.append(Measure(name, sum(values) / len(values), interval, chance, len(values)))
-    return measures
+
+    def mean(name: str, values: Sequence[float], by_chance: Sequence[float]) -> Measure:
+        chance = sum(by_chance) / len(by_chance)
+        return Measure(name, sum(values) / len(values), clustered_interval(values, videos), chance, len(values))
+
+    return [
+        mean("option_mAP", [row.average_precision for row in ranked], [row.average_precision for row in chances]),
+        mean("option_nDCG", [row.ndcg for row in ranked], [row.ndcg for row in chances]),
+    ]
 
 
 def rank_scores(row: Prediction) -> RankScores:
@@ -57,13 +60,6 @@ def rank_scores(row: Prediction) -> RankScores:
     if row.option_scores is not None:
         return score_by_scores(row.option_scores, row.answer_index)
     return score_by_choice(row.predicted_index, row.answer_index, row.num_options)
-
-
-def _option_scores(row: Prediction) -> list[float]:
-    """Returns the scores of the options; an answer that names one scores it 1 and the others 0."""
-    if row.option_scores is not None:
-        return row.option_scores
-    return [float(position == row.predicted_index) for position in range(row.num_options)]
 
 
 def _class_measure(scored: Sequence[Prediction], asked: Sequence[Question]) -> Measure:
@@ -76,8 +72,9 @@ def _class_measure(scored: Sequence[Prediction], asked: Sequence[Question]) -> M
     truth = numpy.zeros((len(asked), len(classes)), dtype=numpy.uint8)
     for number, (row, question) in enumerate(zip(scored, asked, strict=True)):
         columns = [classes[normal_form(option)] for option in question.options]
-        scores[number, columns] = _option_scores(row)
+        assert row.option_scores is not None
         assert row.answer_index is not None
+        scores[number, columns] = row.option_scores
         truth[number, columns[row.answer_index]] = 1
 
     def mean_of(kept: NDArray[numpy.bool_]) -> float:
@@ -99,7 +96,8 @@ def _graded_measures(scored: Sequence[Prediction], asked: Sequence[Question]) ->
                 f"question {question.question_id}: meta.relevance has {len(relevance)} values for "
                 f"{len(question.options)} options; build the table again"
             )
-        groups.setdefault((row.video, row.num_options), []).append((_option_scores(row), relevance))
+        assert row.option_scores is not None
+        groups.setdefault((row.video, row.num_options), []).append((row.option_scores, relevance))
     values: dict[str, list[float]] = {"graded_mAP": [], "graded_nDCG": []}
     videos: dict[str, list[str]] = {name: [] for name in values}
     for (video, _), rows in groups.items():
@@ -111,7 +109,7 @@ def _graded_measures(scored: Sequence[Prediction], asked: Sequence[Question]) ->
             values[name] += [mean] * count  # the variance between videos needs no more than their means
             videos[name] += [video] * count
     return [
-        Measure(name, sum(found) / len(found), clustered_mean_interval(found, videos[name]), None, len(found))
+        Measure(name, sum(found) / len(found), clustered_interval(found, videos[name]), None, len(found))
         for name, found in values.items()
         if found
     ]

@@ -3,57 +3,41 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.charts import interval_bar, radar_chart, reliability_diagram
+from eval.charts import interval_bar, legend_key, radar_chart, reliability_diagram
 from eval.examples import Example
-from eval.measures import Measure
-from eval.paper_tables import paper_tables
+from eval.paper_comparison import shown_paper_tables
+from eval.paper_tables import TRANSPOSED, paper_tables
+from eval.report_cells import ABSENT, Row, Table, percent, title_of
 from eval.report_tables import (
-    ABSENT,
-    TRANSPOSED,
     average_table,
     calibration_table,
-    measure_interval_text,
-    parsed_counts,
-    percent,
+    control_table,
+    part_tables,
     position_table,
     result_table,
-    shown_paper_tables,
-    slice_table,
-    title_of,
-    value_text,
 )
 from eval.results import Results, RunResults
-from eval.scoring import TaskScore
-from eval.tasks import TASKS, radar
+from eval.run_facts import run_table, shared_facts
+from eval.tasks import radar
 from exo2ego.data.prompting import LETTERS
 from exo2ego.records import Question
 
 TEMPLATES = Path(__file__).with_name("templates")
-MAX_OUR_LINES = 4
+MAX_OUR_LINES = 5
 SHOWN_METHODS = ("Exo2Ego", "VideoLLaMA2")
 """Of the paper, in the radar: more lines cannot be told apart."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One row of the overview."""
-
-    run: RunResults
-    score: TaskScore
-    measure: Measure | None
-    is_printed: bool
-    """Whether the paper prints this measure of the task."""
-    value: str
-    interval: str
-    chance: str
-    unparsed: str
-    bar: str
+LONGEST_TITLE_CHARACTERS = 60
+SIGNS = {"right": "✓", "wrong": "✗", "unparsed": "no option named", "unlabelled": "no label", "open": "not judged"}
+"""How an outcome is told beside its colour."""
+MARKS = "†‡°"
+"""Behind a number; they hang over the edge of its column, so that digits stand below digits."""
 
 
 def render_page(results: Results, examples: Sequence[Example], per_task: int) -> str:
@@ -64,101 +48,111 @@ def render_page(results: Results, examples: Sequence[Example], per_task: int) ->
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["in_two_lines"] = _in_two_lines
     lines = _radar_lines(results)
     papers = shown_paper_tables(results)
-    has_average = any(run.averages for run in results.runs)
-    calibration = calibration_table(results)
-    sections = {"runs": "runs", "results": "results", "average": "average", "paper": "beside the paper"}
-    sections |= {"parts": "parts of tasks", "calibration": "calibration", "examples": "hits and misses"}
-    absent = {"average": has_average, "paper": papers, "calibration": calibration.rows, "examples": examples}
+    shared_notes = _repeated_notes(papers)
+    average, calibration, controls = average_table(results), calibration_table(results), control_table(results, "main")
+    has_average = any(row.kind for row in average.rows)
+    further = _grouped(result_table(results, "further"))
+    sections = {"runs": "runs", "average": "average", "controls": "how much is vision", "results": "results"}
+    sections |= {"paper": "beside the paper", "parts": "parts of tasks", "calibration": "calibration"}
+    sections |= {"examples": "hits and misses"}
+    has_calibration = calibration.rows or any(run.no_calibration for run in results.runs)
+    absent = {"average": has_average, "controls": controls.rows, "paper": papers, "calibration": has_calibration}
+    parts, positions = part_tables(results), position_table(results)
+    absent |= {"parts": parts or positions.rows, "examples": examples}
     return environment.from_string((TEMPLATES / "report.html.j2").read_text(encoding="utf-8")).render(
         policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'",
         style=style,
         script=script,
-        title="Evaluation of " + ", ".join(run.title for run in results.runs),
+        title=_title(results),
         sections=[(anchor, name) for anchor, name in sections.items() if absent.get(anchor, True)],
         results=results,
-        facts=_facts,
+        facts=shared_facts(results),
+        run_table=run_table(results),
         several=len(results.runs) > 1,
-        overview=_overview(results),
-        notes=result_table(results).notes,
-        average=average_table(results) if has_average else None,
+        overview=_grouped(result_table(results, "printed")),
+        further=further,
+        bar=interval_bar,
+        average=average if has_average else None,
+        controls=controls,
+        other_controls=control_table(results, "other"),
         radar=radar_chart(lines) if lines else None,
-        radar_names=list(lines),
-        papers=papers,
+        radar_keys=[(legend_key(number), name) for number, name in enumerate(lines)],
+        papers=[_without_notes(table, shared_notes) for table in papers],
+        paper_notes=shared_notes,
         paper_source=paper_tables().source,
-        parts=slice_table(results),
-        positions=position_table(results),
+        parts=parts,
+        positions=positions,
         calibration=calibration,
+        has_calibration=has_calibration,
         diagrams=_diagrams(results.runs[0]),
         examples=examples,
         per_task=per_task,
-        example_tasks=sorted({example.question.task for example in examples}),
+        has_frames=any(example.frames or example.fault for example in examples),
+        example_tasks=list(dict.fromkeys(example.question.task for example in examples)),
         example_outcomes=sorted({example.outcome for example in examples}),
         title_of=title_of,
         span_text=_span_text,
         letters=LETTERS,
+        signs=SIGNS,
     )
 
 
-def _facts(run: RunResults) -> list[tuple[str, str]]:
-    """Returns what identifies a run, for the first look."""
-    settings, config, code = run.identity["settings"], run.identity["config"], run.identity["code"] or {}
-    model = run.identity["model"] or {}
-    judge = run.identity["judge"] or {}
-    known = {
-        "model": config.get("model"),
-        "weights and preprocessing": str(settings.get("model", ""))[:16],
-        "encoder": model.get("encoder"),
-        "language model": model.get("language_model"),
-        "frames": run.frames,
-        "view": settings.get("view"),
-        "form of the prompts": settings.get("form"),
-        "prompts": ", ".join(str(settings[key]) for key in settings if key == "prompt" or key.endswith("_prompt")),
-        "hash of the prompts": str(settings.get("prompt_texts", ""))[:16],
-        "question files": ", ".join(f"{name} {digest[:12]}" for name, digest in run.identity["inputs"].items()),
-        "judge": judge.get("model"),
-        "code": " ".join(
-            str(part)
-            for part in (
-                code.get("version"),
-                str(code.get("commit") or "")[:12],
-                "(modified)" * bool(code.get("modified")),
-            )
-            if part
-        ),
-    }
-    return [(name, str(value)) for name, value in known.items() if value]
+def _title(results: Results) -> str:
+    titles = [run.title for run in results.runs]
+    others = ", ".join(titles[1:])
+    if len(others) > LONGEST_TITLE_CHARACTERS:
+        others = f"and {len(titles) - 1} other runs" if len(titles) > 2 else "and another run"
+        return f"Evaluation of {titles[0]} {others}"
+    return "Evaluation of " + ", ".join(titles)
 
 
-def _overview(results: Results) -> dict[str, list[Line]]:
-    """Returns the lines of every task, so that runs and modes stand below each other."""
-    scores = [(run, score) for run in results.runs for score in run.scores]
-    known = [task for task in TASKS if any(score.task == task for _, score in scores)]
-    others = sorted({score.task for _, score in scores} - set(known))
-    return {task: _lines([pair for pair in scores if pair[1].task == task]) for task in (*known, *others)}
+def _in_two_lines(cell: str) -> tuple[str, str, str]:
+    """Takes "47.0° (41.3–52.8)" apart into the number, its mark, and what stands in the brackets."""
+    number, _, rest = cell.partition(" (") if cell.endswith(")") and not cell.endswith(" %)") else (cell, "", ")")
+    digits = number.rstrip(MARKS)
+    return digits, number[len(digits) :], rest[:-1]
 
 
-def _lines(scores: Sequence[tuple[RunResults, TaskScore]]) -> list[Line]:
-    lines = []
-    for run, score in scores:
-        counts = parsed_counts(score)
-        if not score.measures:
-            lines.append(Line(run, score, None, True, ABSENT, ABSENT, ABSENT, counts, ""))
-        first = score.printed or (score.measures[0] if score.measures else None)
-        for measure in sorted(score.measures, key=lambda measure: measure is not first):
-            texts = (value_text(measure), measure_interval_text(measure), percent(measure.chance))
-            lines.append(Line(run, score, measure, measure is first, *texts, counts, interval_bar(measure)))
-    return lines
+def _repeated_notes(tables: Sequence[Table]) -> list[str]:
+    """Returns the notes that stand below several tables: the page shows them once."""
+    counts = Counter(note for table in tables for note in table.notes)
+    return [note for note, count in counts.items() if count > 1]
+
+
+def _without_notes(table: Table, notes: Sequence[str]) -> Table:
+    return dataclasses.replace(table, notes=tuple(note for note in table.notes if note not in notes))
+
+
+def _grouped(table: Table) -> Table:
+    """Returns a table of results in which task and measure are headings instead of columns."""
+    places = [table.header.index("task"), table.header.index("measure")]
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in table.rows:
+        groups.setdefault((row.cells[places[0]], row.cells[places[1]]), []).append(row)
+    rows: list[Row] = []
+    for (task, measure), found in groups.items():
+        rows.append(Row((f"{title_of(task)} · {measure}" if measure != ABSENT else title_of(task),), "group"))
+        rows += [dataclasses.replace(row, cells=_without(row.cells, places)) for row in found]
+    return dataclasses.replace(
+        table, header=_without(table.header, places), rows=rows, text_columns=table.text_columns - len(places)
+    )
+
+
+def _without(cells: Sequence[str], places: Sequence[int]) -> tuple[str, ...]:
+    return tuple(cell for place, cell in enumerate(cells) if place not in places)
 
 
 def _radar_lines(results: Results) -> dict[str, dict[str, float | None]]:
-    """Returns the axes of our runs, controls left out, and of two of the paper's rows."""
+    """Returns the axes of our runs in the mode that stands for each, controls left out, and of two of the paper's."""
     ours = {
         f"{run.title}, {average.mode}": average.axes
         for run in results.runs
         for average in run.averages
+        if average.mode == run.main_mode
         if not run.controls and any(value is not None for value in average.axes.values())
     }
     if not ours:
@@ -175,7 +169,7 @@ def _radar_lines(results: Results) -> dict[str, dict[str, float | None]]:
 def _diagrams(run: RunResults) -> list[tuple[str, Any, str]]:
     return [
         (
-            f"{score.task}, {score.mode}",
+            f"{title_of(score.task)}, {score.mode}",
             reliability_diagram(found),
             f"ECE {percent(found.error)} (by luck {percent(found.error_by_luck)}), {found.count:,} questions",
         )

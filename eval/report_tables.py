@@ -1,26 +1,40 @@
-"""The tables of a report, as texts in rows: every format shows the same digits because it shows these."""
+"""The tables of a report about its own runs; every format shows the same digits because it shows these."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Set
 from typing import Literal
 
-from eval.judge import HIGHEST_SCORE
+from eval.charts import Bar
+from eval.compare import Comparison
 from eval.measures import Measure
 from eval.option_ranking import chance_of
-from eval.paper_tables import PaperRow, PaperTable, paper_tables
-from eval.results import Average, Results, RunResults
+from eval.paper_tables import TRANSPOSED, paper_tables
+from eval.rank_measures import RANKED
+from eval.report_cells import (
+    ABSENT,
+    Row,
+    Table,
+    difference_text,
+    enumeration,
+    interval_text,
+    measure_interval_text,
+    parsed_counts,
+    percent,
+    run_cell,
+    run_head,
+    scores_by_task,
+    title_of,
+    value_text,
+)
+from eval.results import Results, RunResults, rule_or_judge
 from eval.scoring import TaskScore
+from eval.slices import Slice
 from eval.tasks import AVERAGED, TASKS, paper_average
 from exo2ego.data.prompting import LETTERS
-from exo2ego.intervals import Interval
-from exo2ego.records import AnswerMode
 
-ABSENT = "–"
-RowKind = Literal["", "group", "ours", "control"]
-TRANSPOSED = (13, 15)
-"""Tables that the paper prints with one column per method."""
+ModeChoice = Literal["all", "main", "other"]
+MeasureChoice = Literal["all", "printed", "further"]
 NOTES = (
     "Numbers are in percent, the judge's score is from 0 to 5. The interval is the 95 % interval clustered by video. "
     "An answer that names no single option is wrong and counted as unparsed. Questions about unreadable videos, "
@@ -31,270 +45,184 @@ RANKED_NOTE = (
     f"{100 * chance_of(5).average_precision:.1f} (mAP) and {100 * chance_of(5).ndcg:.1f} (nDCG). Never compare them "
     "with numbers over the full gallery (‡), for which there are `python -m eval.charades` and `python -m eval.mir`."
 )
-OURS_NOTE = (
-    "Rows of this evaluation are in bold, with the 95 % interval; the paper's numbers have none. They compare only as "
-    "far as the questions are the same: the paper's question files are not public."
-)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line; `group` lines have one cell, `ours` and `control` lines are this evaluation's."""
-
-    cells: tuple[str, ...]
-    kind: RowKind = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A titled table."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: list[Row]
-    notes: tuple[str, ...] = ()
-    bold_columns: tuple[int, ...] = field(default=())
-    """Columns of this evaluation, in a table with one column per method."""
-
-
-def percent(share: float | None, digits: int = 1) -> str:
-    """Returns a fraction in percent, a dash for None."""
-    return ABSENT if share is None else f"{100 * share:.{digits}f}"
-
-
-def interval_text(interval: Interval | None) -> str:
-    """Returns an interval of fractions in percent."""
-    return ABSENT if interval is None else f"{100 * interval.low:.1f}–{100 * interval.high:.1f}"
-
-
-def value_text(measure: Measure) -> str:
-    """Returns a measure's value as it is printed."""
-    return f"{HIGHEST_SCORE * measure.value:.2f}" if measure.name == "judge_score" else percent(measure.value)
-
-
-def measure_interval_text(measure: Measure) -> str:
-    """Returns a measure's interval as it is printed."""
-    if measure.name == "judge_score" and measure.interval is not None:
-        return f"{HIGHEST_SCORE * measure.interval.low:.2f}–{HIGHEST_SCORE * measure.interval.high:.2f}"
-    return interval_text(measure.interval)
-
-
-def count_text(count: int, total: int) -> str:
-    """Returns a count, with its share where it is not none."""
-    return f"{count:,} ({100 * count / total:.1f} %)" if count and total else f"{count:,}"
-
-
-def parsed_counts(score: TaskScore) -> str:
-    """Returns how many answers name no single option, and their share of the answers."""
-    return count_text(score.num_unparsed, score.num_questions - score.num_failed - score.num_unanswered)
-
-
-def all_tables(results: Results) -> list[Table]:
-    """Returns the tables of a report in their order."""
-    ours = [
-        result_table(results),
-        *([average_table(results)] if any(run.averages for run in results.runs) else []),
-        *shown_paper_tables(results),
-        position_table(results),
-    ]
-    return ours + [table for table in (calibration_table(results), slice_table(results)) if table.rows]
-
-
-def result_table(results: Results) -> Table:
-    """Returns every measure of every run, task and mode."""
+def result_table(results: Results, which: MeasureChoice = "all") -> Table:
+    """Returns every measure, or those that the paper prints, or the others; task by task."""
     header = (
-        *("task", "mode", "questions", "videos", "measure", "value", "95 % interval", "chance"),
+        *("task", "mode", "measure", "value", "95 % interval", "chance", "questions", "videos"),
         *("unparsed", "unreadable", "unlabelled", "unanswered"),
     )
     rows = [
-        Row((*_run_cell(results, run), *cells), "control" if run.controls else "")
-        for run in results.runs
-        for score in run.scores
-        for cells in _measure_rows(score)
+        Row((*run_cell(results, run), *cells), "control" if run.controls else "", bar)
+        for _, scores in scores_by_task(results)
+        for run, score in scores
+        for cells, bar in _measure_rows(score, which)
     ]
-    return Table("Results", (*_run_head(results), *header), rows, (*NOTES, *_label_notes(results)))
+    notes = (*NOTES, *scoring_notes(results), *label_notes(results))
+    return Table("Results", (*run_head(results), *header), rows, notes, len(run_head(results)) + 3)
 
 
-def _label_notes(results: Results) -> list[str]:
+def _measure_rows(score: TaskScore, which: MeasureChoice) -> list[tuple[tuple[str, ...], Bar | None]]:
+    left = (score.task, score.mode)
+    counts = (f"{score.num_failed:,}", f"{score.num_unlabelled:,}", f"{score.num_unanswered:,}")
+    right = (parsed_counts(score), *counts)
+    if not score.measures:
+        return [] if which == "further" else [((*left, *[ABSENT] * 4, "0", "0", *right), None)]
+    chosen = [one for one in _printed_first(score) if which == "all" or (which == "printed") == is_printed(score, one)]
+    videos = f"{score.num_videos:,}" if score.num_videos else ABSENT
+    return [
+        (
+            (
+                *left,
+                one.name,
+                value_text(one),
+                measure_interval_text(one),
+                percent(one.chance),
+                f"{one.count:,}",
+                videos,
+                *right,
+            ),
+            Bar(one.value, one.interval, one.chance),
+        )
+        for one in chosen
+    ]
+
+
+def _printed_first(score: TaskScore) -> list[Measure]:
+    return sorted(score.measures, key=lambda measure: not is_printed(score, measure))
+
+
+def is_printed(score: TaskScore, measure: Measure) -> bool:
+    """Returns whether the paper prints this measure of the task; where there is none of these, the first stands in."""
+    also = TASKS[score.task].also if score.task in TASKS else ()
+    return measure is (score.printed or score.measures[0]) or measure.name in also
+
+
+def scoring_notes(results: Results) -> list[str]:
+    """Returns who decided what is right, task by task, and how far judge and rule agree."""
+    notes, words = [], {"rule": "by rule", "judge": "by a judge", "both": "by rule and by a judge", "nobody": "not yet"}
+    by_task: dict[str, set[str]] = {}
+    for task, scores in scores_by_task(results):
+        by_task[task] = {rule_or_judge(score) for _, score in scores if score.measures} or {"nobody"}
+    for kind, text in words.items():
+        tasks = [title_of(task) for task, kinds in by_task.items() if kind in kinds]
+        if tasks:
+            notes.append(f"Scored {text}: {enumeration(tasks)}.")
+    for run in results.runs:
+        found, judge = run.judge_agreement, run.identity["judge"] or {}
+        if found is not None:
+            notes.append(
+                f"{run.title}: the judge {judge.get('model', '')} and exact match agree on {found.num_equal:,} of "
+                f"{found.count:,} answers ({percent(found.num_equal / found.count)} %); of {found.num_exact:,} exact "
+                f"matches it accepts {found.num_exact_accepted:,}."
+            )
+    if any(task in RANKED for task in by_task):
+        notes.append(RANKED_NOTE)
+    return notes
+
+
+def label_notes(results: Results, tasks: Set[str] | None = None) -> list[str]:
+    """Returns which tasks (None: of all) are scored on a part of their questions."""
     found = {
         f"{title_of(score.task)}: over the {score.num_scored:,} questions with a public label, of "
         f"{score.num_scored + score.num_unlabelled:,} answered."
         for run in results.runs
         for score in run.scores
-        if score.num_unlabelled
+        if score.num_unlabelled and (tasks is None or score.task in tasks)
     }
     return sorted(found)
 
 
-def _measure_rows(score: TaskScore) -> list[tuple[str, ...]]:
-    left = (score.task, score.mode)
-    right = (
-        parsed_counts(score),
-        f"{score.num_failed:,}",
-        f"{score.num_unlabelled:,}",
-        f"{score.num_unanswered:,}",
-    )
-    if not score.measures:
-        return [(*left, "0", "0", *[ABSENT] * 4, *right)]
-    first = score.printed or score.measures[0]
-    ordered = [first, *(measure for measure in score.measures if measure is not first)]
-    return [
-        (
-            *left,
-            f"{measure.count:,}",
-            f"{score.num_videos:,}" if score.num_videos else ABSENT,
-            measure.name,
-            value_text(measure),
-            measure_interval_text(measure),
-            percent(measure.chance),
-            *right,
-        )
-        for measure in ordered
-    ]
-
-
-def _run_head(results: Results) -> tuple[str, ...]:
-    return ("run",) if len(results.runs) > 1 else ()
-
-
-def _run_cell(results: Results, run: RunResults) -> tuple[str, ...]:
-    return (run.title,) if len(results.runs) > 1 else ()
-
-
 def average_table(results: Results) -> Table:
     """Returns the paper's average of ten numbers, of our runs and computed from the paper's own rows."""
-    rows = [
-        Row((run.title, average.mode, *_average_cells(average)), "control" if run.controls else "ours")
-        for run in results.runs
-        for average in run.averages
-    ]
+    rows, missing = [], []
+    for run in results.runs:
+        for average in run.averages:
+            name = f"{run.title}, {average.mode}"
+            if average.missing:
+                count = f"{len(average.missing)} of {len(AVERAGED)} tasks"
+                missing.append(f"{name} has no average: {count} are missing ({', '.join(average.missing)}).")
+                continue
+            cells = (percent(average.value), interval_text(average.interval), percent(average.chance))
+            kind: Literal["control", "ours"] = "control" if run.controls else "ours"
+            assert average.value is not None
+            rows.append(Row((name, *cells), kind, Bar(average.value, average.interval, average.chance)))
     for number in TRANSPOSED:
         table = paper_tables().table(number)
         for row in table.rows:
             value = paper_average({task: found / 100 for task, found in table.numbers(row).items()})
-            rows.append(Row((f"{row.method} (paper, Table {number})", ABSENT, percent(value), ABSENT, ABSENT, "")))
+            bar = None if value is None else Bar(value, None, None)
+            rows.append(Row((f"{row.method} (paper, Table {number})", percent(value), ABSENT, ABSENT), bar=bar))
     notes = (
         "The mean of ten numbers (EgoTaskQA and EgoMCQ count twice, QAEgo4D open and nDCG not at all): it gives the "
         "55.6 that the paper prints as its average. The paper's other averages are computed here from its rows.",
+        *missing,
     )
-    header = ("run", "mode", "average", "95 % interval", "chance", "missing")
-    return Table("The paper's average", header, rows, notes)
+    return Table("The paper's average", ("run and mode", "average", "95 % interval", "chance"), rows, notes)
 
 
-def _average_cells(average: Average) -> tuple[str, ...]:
-    missing = f"{len(average.missing)} of {len(AVERAGED)}: {', '.join(average.missing)}" if average.missing else ""
-    return percent(average.value), interval_text(average.interval), percent(average.chance), missing
-
-
-def shown_paper_tables(results: Results) -> list[Table]:
-    """Returns those of the paper's tables of which some run has a number."""
-    tasks = {score.task for run in results.runs for score in run.scores if score.measures}
-    return [
-        paper_table(table, results)
-        for table in paper_tables().tables
-        if any(column.split()[0] in tasks for column in table.columns)
-    ]
-
-
-def paper_table(table: PaperTable, results: Results) -> Table:
-    """Returns one of the paper's tables with this evaluation's rows below its own."""
-    title = f"Table {table.number} of the paper: {table.title}"
-    is_ranked = any("option_" in column for column in table.columns)
-    marks = [paper_tables().marks] if any("†" in value for row in table.rows for value in row.values) else []
-    notes = (*marks, *table.notes, *([RANKED_NOTE] if is_ranked else []), OURS_NOTE)
-    ours = list(_our_rows(table, results))
-    if table.number in TRANSPOSED:
-        return _transposed(title, table, ours, notes)
-    conditions = [
-        (head, name)
-        for head, name in (
-            ("encoder", "encoder"),
-            ("language model", "language_model"),
-            ("frames", "frames"),
-            ("setting", "setting"),
-        )
-        if any(getattr(row, name) for row in table.rows)
-    ]
-    rows: list[Row] = []
-    group = ""
-    for row in table.rows:
-        if row.group != group:
-            group = row.group
-            rows.append(Row((group,), "group"))
-        rows.append(Row((row.method, *(getattr(row, name) for _, name in conditions), *_printed(row))))
-    rows += [
-        Row((row.method, *(getattr(row, name) for _, name in conditions), *row.values), kind) for row, kind in ours
-    ]
-    return Table(title, ("method", *(head for head, _ in conditions), *table.headings), rows, notes)
-
-
-def _printed(row: PaperRow) -> tuple[str, ...]:
-    return tuple(value + "‡" if row.full_gallery and value != "-" else value for value in row.values)
-
-
-def _transposed(
-    title: str, table: PaperTable, ours: Sequence[tuple[PaperRow, RowKind]], notes: tuple[str, ...]
-) -> Table:
-    columns = [*table.rows, *(row for row, _ in ours)]
-    rows = [
-        Row((head, *(getattr(row, name) or ABSENT for row in columns)))
-        for head, name in (("encoder", "encoder"), ("language model", "language_model"), ("frames", "frames"))
-        if any(getattr(row, name) for row in table.rows)
-    ]
-    rows += [Row((heading, *(_printed(row)[place] for row in columns))) for place, heading in enumerate(table.headings)]
-    bold = [1 + len(table.rows) + place for place, (_, kind) in enumerate(ours) if kind == "ours"]
-    return Table(title, ("", *(row.method for row in columns)), rows, notes, tuple(bold))
-
-
-def _our_rows(table: PaperTable, results: Results) -> Iterable[tuple[PaperRow, RowKind]]:
-    for run in results.runs:
-        model = run.identity["model"] or {}
-        modes: list[AnswerMode] = sorted({score.mode for score in run.scores})
-        for mode in modes:
-            values = tuple(_our_value(column, run, mode) for column in table.columns)
-            if set(values) <= {ABSENT}:
+def control_table(results: Results, which: ModeChoice = "all") -> Table:
+    """Returns the models beside their controls: how much is vision, and how much the order of the frames."""
+    found: dict[tuple[str, str, str], dict[str, Comparison]] = {}
+    main_modes = {run.name: run.main_mode for run in results.runs}
+    for control in results.controls:
+        for line in control.rows:
+            if which != "all" and (which == "main") != (line.mode == main_modes[control.run]):
                 continue
-            row = PaperRow(
-                method=f"{run.title}, {mode}",
-                encoder=model.get("encoder") or ABSENT,
-                language_model=model.get("language_model") or ABSENT,
-                frames=run.frames or ABSENT,
-                setting="ZS",
-                values=values,
-            )
-            yield row, "control" if run.controls else "ours"
+            found.setdefault((control.run, line.mode, line.task), {}).setdefault(control.kind, line)
+    runs = list(dict.fromkeys(run for run, _, _ in found))
+    rows = []
+    for (run, mode, task), kinds in found.items():
+        blind, shuffled = kinds.get("blind"), kinds.get("shuffled frames")
+        model = blind or shuffled
+        assert model is not None
+        cells = (title_of(task), mode, model.measure, f"{model.num_questions:,}", percent(model.first))
+        drawn = (blind.second if blind else None, shuffled.second if shuffled else None)
+        kind: Literal["ours", ""] = "ours" if task == "average" else ""
+        bar = Bar(model.first, None, None, *drawn)
+        rows.append(Row((*([run] if len(runs) > 1 else []), *cells, *_control_cells(blind, shuffled)), kind, bar))
+    header = ("task", "mode", "measure", "questions", "model", "blind", "vision", "shuffled", "order")
+    notes = (
+        "Vision: the model minus itself on grey pictures. Order: the model minus itself on the clip's frames in "
+        "another order. In brackets the 95 % interval of the paired difference, clustered by video; ° marks a "
+        "difference that is not resolved: the interval holds 0, or McNemar's test does not reject at 5 %. Only "
+        "questions that both answered count: numbers may differ from the results. Open questions are not in it.",
+    )
+    head = ("run",) if len(runs) > 1 else ()
+    return Table("How much is vision", (*head, *header), rows, notes, len(head) + 3)
 
 
-def _our_value(column: str, run: RunResults, mode: AnswerMode) -> str:
-    task, _, names = column.partition(" ")
-    score = next((score for score in run.scores if (score.task, score.mode) == (task, mode)), None)
-    by_name = {measure.name: measure for measure in score.measures} if score else {}
-    found = [by_name[name] for name in names.split("/") if name in by_name]
-    if not found:
-        return ABSENT
-    text = "/".join(f"{HIGHEST_SCORE * one.value:.1f}" if "score" in one.name else percent(one.value) for one in found)
-    return f"{text} ({measure_interval_text(found[0])})"
+def _control_cells(blind: Comparison | None, shuffled: Comparison | None) -> list[str]:
+    cells = []
+    for line in (blind, shuffled):
+        if line is None:
+            cells += [ABSENT, ABSENT]
+        else:
+            cells += [percent(line.second), difference_text(line.difference, line.interval, line.is_resolved)]
+    return cells
 
 
 def position_table(results: Results) -> Table:
     """Returns how often each option is true, and how often it is predicted."""
     most = max((len(score.truth_positions) for run in results.runs for score in run.scores), default=0)
     rows = []
-    for run in results.runs:
-        for score in run.scores:
+    for _, scores in scores_by_task(results):
+        for run, score in scores:
             for name, counts in (("truth", score.truth_positions), ("prediction", score.predicted_positions)):
                 if counts:
                     texts = [*(f"{count:,}" for count in counts), *[""] * (most - len(counts))]
-                    rows.append(Row((*_run_cell(results, run), score.task, score.mode, name, *texts)))
-    return Table("Positions", (*_run_head(results), "task", "mode", "", *LETTERS[:most]), rows)
+                    rows.append(Row((*run_cell(results, run), score.task, score.mode, name, *texts)))
+    head = run_head(results)
+    return Table("Positions", (*head, "task", "mode", "", *LETTERS[:most]), rows, text_columns=len(head) + 3)
 
 
 def calibration_table(results: Results) -> Table:
-    """Returns the calibration error of every task whose answers were chosen by option scores."""
+    """Returns the calibration error of every task whose answers were chosen by log-probabilities."""
     rows = [
         Row(
             (
-                *_run_cell(results, run),
+                *run_cell(results, run),
                 score.task,
                 score.mode,
                 f"{found.count:,}",
@@ -304,43 +232,54 @@ def calibration_table(results: Results) -> Table:
                 percent(found.error_by_luck),
             )
         )
-        for run in results.runs
-        for score in run.scores
+        for _, scores in scores_by_task(results)
+        for run, score in scores
         if (found := score.calibration) is not None
     ]
-    header = (*_run_head(results), "task", "mode", "questions", "accuracy", "confidence", "ECE", "ECE by luck")
+    head = run_head(results)
+    header = (*head, "task", "mode", "questions", "accuracy", "confidence", "ECE", "ECE by luck")
     notes = (
         "Confidence is the softmax of the option scores at the chosen option. ECE: expected calibration error over ten "
         "bins of equal width; by luck: what it would be on average if every confidence were right.",
+        *(f"{run.title} has no calibration: {run.no_calibration}." for run in results.runs if run.no_calibration),
     )
-    return Table("Calibration", header, rows, notes)
+    return Table("Calibration", header, rows, notes, len(head) + 2)
 
 
-def slice_table(results: Results) -> Table:
-    """Returns the accuracy within parts of tasks."""
-    rows = [
-        Row(
-            (
-                *_run_cell(results, run),
-                score.task,
-                score.mode,
-                part.dimension,
-                part.value,
-                f"{part.count:,}",
-                percent(part.accuracy),
-                interval_text(part.interval),
-                percent(part.chance),
-            )
-        )
-        for run in results.runs
-        for score in run.scores
-        for part in score.slices
-    ]
-    header = (*_run_head(results), "task", "mode", "by", "value", "questions", "accuracy", "95 % interval", "chance")
-    notes = ("At the position predicted, accuracy is the share of these predictions that are right.",)
-    return Table("Parts of tasks", header, rows, notes)
+def part_tables(results: Results) -> list[Table]:
+    """Returns the accuracy within parts of each task, the runs side by side, each in the mode that stands for it."""
+    notes = (
+        "Accuracy with its 95 % interval. At the position predicted, it is the share of these predictions that are "
+        "right. Where runs have different numbers of questions, theirs stand in the brackets.",
+    )
+    found = []
+    for task, scores in scores_by_task(results):
+        shown = [(run, score) for run, score in scores if score.mode == run.main_mode and score.slices]
+        if shown:
+            header = ("part", "questions", "chance", *(f"{run.title}, {score.mode}" for run, score in shown))
+            found.append(Table(f"Parts of {title_of(task)}", header, _part_rows(shown), notes))
+    return found
 
 
-def title_of(task: str) -> str:
-    """Returns a task's name in the paper, or its own."""
-    return TASKS[task].title if task in TASKS else task
+def _part_rows(shown: list[tuple[RunResults, TaskScore]]) -> list[Row]:
+    by_run = [{(part.dimension, part.value): part for part in score.slices} for _, score in shown]
+    keys = dict.fromkeys(key for parts in by_run for key in parts)
+    rows = []
+    for dimension in dict.fromkeys(dimension for dimension, _ in keys):
+        rows.append(Row((dimension,), "group"))
+        for key in (key for key in keys if key[0] == dimension):
+            parts = [parts.get(key) for parts in by_run]
+            known = [part for part in parts if part is not None]
+            is_same = len({part.count for part in known}) == 1
+            count = f"{known[0].count:,}" if is_same else ABSENT
+            cells = (_part_cell(part, with_count=not is_same) for part in parts)
+            first = parts[0]
+            bar = None if first is None else Bar(first.accuracy, first.interval, first.chance)
+            rows.append(Row((key[1], count, percent(known[0].chance), *cells), bar=bar))
+    return rows
+
+
+def _part_cell(part: Slice | None, *, with_count: bool) -> str:
+    if part is None:
+        return ABSENT
+    return f"{percent(part.accuracy)} ({interval_text(part.interval)}{f'; {part.count:,}' if with_count else ''})"

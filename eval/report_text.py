@@ -6,35 +6,40 @@ import csv
 import io
 from collections.abc import Sequence
 
-from eval.paper_tables import paper_tables
+from eval.paper_comparison import shown_paper_tables
+from eval.report_cells import Row, Table, interval_text, measure_interval_text, percent, value_text
 from eval.report_tables import (
-    Row,
-    Table,
-    all_tables,
     average_table,
-    interval_text,
-    measure_interval_text,
-    paper_table,
-    percent,
+    calibration_table,
+    control_table,
+    part_tables,
+    position_table,
     result_table,
-    value_text,
 )
 from eval.results import Results
+from eval.run_facts import run_table, shared_facts
 
 CSV_HEADER = (
     *("run", "task", "mode", "measure", "value", "interval_95", "chance", "questions", "videos", "unparsed"),
     *("unreadable", "unlabelled", "unanswered"),
 )
 
+MAX_FLOAT_ROWS = 40
+"""A LaTeX table with more rows does not fit a page."""
+
+NARROWER = r"\ifdim\width>\textwidth\textwidth\else\width\fi"
+"""The width of a LaTeX box, or that of the page where the box is wider."""
 _LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
         **{character: f"\\{character}" for character in "&%$#_{}"},
+        "[": "{[}",  # after a line's end it would begin an option
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
         "–": "--",
         "†": r"$\dagger$",
         "‡": r"$\ddagger$",
+        "°": r"$^\circ$",
         "<": r"\textless{}",
         ">": r"\textgreater{}",
     }
@@ -43,13 +48,21 @@ _LATEX = str.maketrans(
 
 def markdown(results: Results) -> str:
     """Renders what the console shows: what is to be known of the runs, every measure, the average."""
-    has_average = any(average.value is not None for run in results.runs for average in run.averages)
-    return _document(results, [result_table(results), *([average_table(results)] if has_average else [])])
+    return _document(results, [result_table(results), *_averages(results)])
 
 
 def markdown_document(results: Results) -> str:
     """Renders all tables."""
-    return _document(results, all_tables(results))
+    tables = [result_table(results), *_averages(results), *shown_paper_tables(results), *part_tables(results)]
+    calibration = calibration_table(results)
+    tables += [position_table(results), *([calibration] if calibration.rows or len(calibration.notes) > 1 else [])]
+    return _document(results, tables)
+
+
+def _averages(results: Results) -> list[Table]:
+    """Returns the average and the controls, where some run has one."""
+    has_average = any(average.value is not None for run in results.runs for average in run.averages)
+    return [average_table(results)] * has_average + [control_table(results)] * bool(results.controls)
 
 
 def _document(results: Results, tables: Sequence[Table]) -> str:
@@ -61,17 +74,18 @@ def _document(results: Results, tables: Sequence[Table]) -> str:
 
 
 def _about(results: Results) -> list[str]:
-    lines = []
-    for run in results.runs:
-        model = str(run.identity["settings"].get("model", "unknown"))[:12]
-        control = f"; a control: {', '.join(run.controls)}" if run.controls else ""
-        lines.append(f"- **{_cell(run.name)}**: model {_cell(model)}{control}")
-        lines += [f"  - **{_cell(warning)}**" for warning in run.warnings]
-    return [*lines, ""]
+    """Returns what identifies the runs, what is the same of all of them once, and what is wrong with them."""
+    facts = "; ".join(f"{name}: {value}" for name, value in shared_facts(results).items()) or "nothing is known of it"
+    titles = [run.title for run in results.runs]
+    lines = [f"**{_cell(titles[0] if len(titles) == 1 else 'all runs')}**: {_cell(facts)}", ""]
+    warnings = [f"- **{_cell(run.title)}: {_cell(warning)}**" for run in results.runs for warning in run.warnings]
+    lines += [*warnings, ""] if warnings else []
+    return lines + ([*_markdown_table(run_table(results)), ""] if len(titles) > 1 else [])
 
 
 def _markdown_table(table: Table) -> list[str]:
-    lines = [table.header, ["---"] * len(table.header), *(_padded(row, table) for row in table.rows)]
+    rules = ["---" if place < table.text_columns else "---:" for place in range(len(table.header))]
+    lines = [table.header, rules, *(_padded(row, table) for row in table.rows)]
     return ["| " + " | ".join(map(_cell, line)) + " |" for line in lines]
 
 
@@ -88,34 +102,30 @@ def _cell(text: str) -> str:
 
 
 def latex(results: Results) -> str:
-    """Renders the results, the average and the paper's tables with our rows (needs the package booktabs)."""
-    tables = [result_table(results), average_table(results)]
-    tables += [paper_table(table, results) for table in paper_tables().tables]
-    return "% needs \\usepackage{booktabs}\n\n" + "\n\n".join(map(_latex_table, tables)) + "\n"
+    """Renders the results, the average, the controls and the paper's tables with our rows."""
+    tables = [result_table(results), *_averages(results), *shown_paper_tables(results)]
+    head = "% needs \\usepackage{booktabs,graphicx,longtable}\n\n"
+    return head + "\n\n".join(map(_latex_table, tables)) + "\n"
 
 
 def _latex_table(table: Table) -> str:
+    """Renders a table that is as wide as the page at most; one of many rows may run over pages."""
     width = len(table.header)
+    columns = "l" * table.text_columns + "r" * (width - table.text_columns)
+    caption = rf"\caption{{{_latex(table.title)}. {_latex(' '.join(table.notes))}}}"
     lines = [
         rf"\multicolumn{{{width}}}{{l}}{{\textit{{{_latex(row.cells[0])}}}}} \\"
         if row.kind == "group"
         else _latex_row([*row.cells, *[""] * (width - len(row.cells))], row.kind == "ours", table.bold_columns)
         for row in table.rows
     ]
-    return "\n".join(
-        (
-            r"\begin{table}",
-            rf"\caption{{{_latex(table.title)}. {_latex(' '.join(table.notes))}}}",
-            rf"\begin{{tabular}}{{{'l' * width}}}",
-            r"\toprule",
-            _latex_row(table.header),
-            r"\midrule",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        )
-    )
+    head = (r"\toprule", _latex_row(table.header), r"\midrule")
+    if len(lines) > MAX_FLOAT_ROWS:
+        before = [r"{\scriptsize", rf"\begin{{longtable}}{{{columns}}}", caption + r" \\", *head, r"\endfirsthead"]
+        return "\n".join((*before, *head, r"\endhead", *lines, r"\bottomrule", r"\end{longtable}", "}"))
+    before = [r"\begin{table}", r"\centering", caption, r"\resizebox{" + NARROWER + "}{!}{%"]
+    body = (rf"\begin{{tabular}}{{{columns}}}", *head, *lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}")
+    return "\n".join((*before, *body))
 
 
 def _latex_row(cells: Sequence[str], is_bold: bool = False, bold_columns: Sequence[int] = ()) -> str:

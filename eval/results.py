@@ -6,15 +6,17 @@ It holds no clock and no place on a disk: scoring the same files again gives the
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import exo2ego
-from eval.open_measures import judge_of, open_measures
-from eval.run_folder import RunFolder, read_run
+from eval.controls import ControlComparison, compare_controls
+from eval.open_measures import JudgeAgreement, judge_agreement, judge_of, open_measures
+from eval.run_folder import PREFERRED, RunFolder, read_run
+from eval.run_names import controls_of, names_of, titled
 from eval.scoring import TaskScore, printed_values, score
 from eval.tasks import AVERAGED, TASKS, paper_average, radar
 from exo2ego.errors import ConfigError
@@ -22,9 +24,7 @@ from exo2ego.intervals import Interval, average_interval
 from exo2ego.records import AnswerMode
 from exo2ego.storage import hash_text
 
-CONTROLS = {"blind": "blind", "shuffle_frames": "shuffled frames"}
-"""Keys of a run that make it a control, and how it is called."""
-PLACES = ("output", "data")
+PLACES = ("output", "data", "data_root")
 """Keys of the configuration that say where files lie and nothing about the numbers."""
 
 
@@ -52,13 +52,33 @@ class RunResults:
     identity: dict[str, Any]
     """Model, data, prompts, code and settings."""
     warnings: list[str]
+    no_calibration: str
+    """Why confidence cannot be made of its option scores; empty where it can."""
+    judge_agreement: JudgeAgreement | None
     scores: list[TaskScore]
     averages: list[Average]
 
     @property
     def title(self) -> str:
         """Returns the name, with what kind of control it is."""
-        return _title(self.name, self.controls)
+        return titled(self.name, self.controls)
+
+    @property
+    def main_mode(self) -> AnswerMode:
+        """Returns the answer mode that stands for the run where there is room for one."""
+        return next((mode for mode in PREFERRED if mode in self.modes), PREFERRED[0])
+
+    @property
+    def modes(self) -> set[AnswerMode]:
+        """Returns the modes in which it answered questions with options; where there are none such, all."""
+        with_options = {score.mode for score in self.scores if score.truth_positions}
+        return with_options or {score.mode for score in self.scores}
+
+    def score_of(self, task: str, mode: AnswerMode) -> TaskScore | None:
+        """Returns the score of a task in a mode; open questions are generated whatever the mode of the others is."""
+        found = {score.mode: score for score in self.scores if score.task == task}
+        is_open = not any(score.truth_positions for score in found.values())
+        return found.get(mode, found.get("generate") if is_open else None)
 
     @property
     def frames(self) -> str:
@@ -72,16 +92,28 @@ class Results:
     """One or several runs."""
 
     runs: list[RunResults]
+    controls: list[ControlComparison]
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the content of results.json: the runs, and under `results` every task's score."""
+        """Returns the content of results.json: the runs, under `results` every task's score, and the controls."""
         runs = []
         for run in self.runs:
             row = dataclasses.asdict(run)
             del row["scores"]
             runs.append(row)
-        scores = [{"run": run.name, **dataclasses.asdict(found)} for run in self.runs for found in run.scores]
-        return {"scored_by": exo2ego.__version__, "runs": runs, "results": scores}
+        scores = [
+            {"run": run.name, "rule_or_judge": rule_or_judge(found), **dataclasses.asdict(found)}
+            for run in self.runs
+            for found in run.scores
+        ]
+        controls = [dataclasses.asdict(found) for found in self.controls]
+        return {"scored_by": exo2ego.__version__, "runs": runs, "results": scores, "controls": controls}
+
+
+def rule_or_judge(found: TaskScore) -> str:
+    """Returns who decided what is right: `rule` (index or words), `judge` (a language model), `both`, or `nobody`."""
+    judged = {measure.name.startswith("judge_") for measure in found.measures}
+    return {(): "nobody", (False,): "rule", (True,): "judge"}.get(tuple(sorted(judged)), "both")
 
 
 def make_results(folders: Sequence[RunFolder], names: Sequence[str] | None = None) -> Results:
@@ -91,17 +123,13 @@ def make_results(folders: Sequence[RunFolder], names: Sequence[str] | None = Non
     """
     if names is not None and (len(names) != len(folders) or len(set(names)) < len(names)):
         raise ConfigError(f"--names {','.join(names)}: expected {len(folders)} different names, one per folder")
-    chosen = list(names) if names is not None else _names(folders)
-    return Results([_score_run(folder, name) for folder, name in zip(folders, chosen, strict=True)])
-
-
-def titles_of(folders: Sequence[RunFolder]) -> list[str]:
-    """Returns how runs are called: by their models, with what kind of control they are."""
-    return [_title(name, _controls(folder)) for name, folder in zip(_names(folders), folders, strict=True)]
-
-
-def _title(name: str, controls: Sequence[str]) -> str:
-    return name + "".join(f" ({control})" for control in controls if control not in name)
+    chosen = list(names) if names is not None else names_of(folders)
+    runs = [_score_run(folder, name) for folder, name in zip(folders, chosen, strict=True)]
+    controls, alone = compare_controls(folders, chosen)
+    for run in runs:
+        if run.name in alone and len(runs) > 1:
+            run.warnings.append("a control without its model: give the folder of the same model as well")
+    return Results(runs, controls)
 
 
 def read_results(paths: Sequence[Path], names: Sequence[str] | None = None) -> Results:
@@ -111,38 +139,33 @@ def read_results(paths: Sequence[Path], names: Sequence[str] | None = None) -> R
 
 def _score_run(folder: RunFolder, name: str) -> RunResults:
     extra = open_measures(folder.path, folder.questions)
+    no_calibration = _no_calibration(folder)
     scores = [
-        dataclasses.replace(found, measures=found.measures + extra.get(found.task, []))
+        dataclasses.replace(
+            found,
+            measures=found.measures + extra.get(found.task, []),
+            calibration=None if no_calibration else found.calibration,
+        )
         for found in score(folder.predictions, folder.failures, folder.questions)
     ]
     return RunResults(
         name=name,
-        controls=_controls(folder),
+        controls=controls_of(folder),
         identity=_identity(folder),
         warnings=_warnings(folder, scores),
+        no_calibration=no_calibration,
+        judge_agreement=judge_agreement(folder.path),
         scores=scores,
         averages=_averages(folder, scores),
     )
 
 
-def _names(folders: Sequence[RunFolder]) -> list[str]:
-    models = [_model_name(folder) for folder in folders]
-    counts = Counter(models)
-    names = [
-        model if counts[model] == 1 else f"{model} in {folder.path.resolve().name}"
-        for model, folder in zip(models, folders, strict=True)
-    ]
-    repeated = Counter(names)
-    return [name if repeated[name] == 1 else f"{name} #{place}" for place, name in enumerate(names, 1)]
-
-
-def _controls(folder: RunFolder) -> list[str]:
-    return [word for key, word in CONTROLS.items() if folder.setting(key, False)]
-
-
-def _model_name(folder: RunFolder) -> str:
-    model = str(folder.config.get("model", "")).rstrip("/")
-    return model.rpartition("/")[2].rpartition(":")[2] or folder.path.resolve().name
+def _no_calibration(folder: RunFolder) -> str:
+    """Returns why there is none: scores that the model does not say are log-probabilities are not taken for such."""
+    said = (folder.description.get("provenance", {}).get("model") or {}).get("scores")
+    if said is None and str(folder.config.get("model", "")).startswith("open_clip:"):
+        said = "cosine similarities"  # of a run from before models said so
+    return f"its option scores are {said}, not log-probabilities" if said else ""
 
 
 def _identity(folder: RunFolder) -> dict[str, Any]:
@@ -150,8 +173,8 @@ def _identity(folder: RunFolder) -> dict[str, Any]:
     hashes = sorted(f"{row.question_id} {row.mode} {row.prompt_hash}" for row in folder.predictions)
     return {
         "model": made_by.get("model"),
-        "settings": folder.key,
-        "config": {key: _without_place(value) for key, value in folder.config.items() if key not in PLACES},
+        "settings": {name: value for name, value in folder.key.items() if name != "data_root"},
+        "config": _without_place(folder.config),
         "code": made_by.get("code"),
         "packages": made_by.get("packages"),
         "inputs": {Path(path).name: digest for path, digest in sorted(made_by.get("inputs", {}).items())},
@@ -161,15 +184,14 @@ def _identity(folder: RunFolder) -> dict[str, Any]:
 
 
 def _without_place(value: Any) -> Any:
-    """Returns a value of the configuration in which an absolute path is only its last part."""
+    """Returns a value of the configuration without `PLACES`; of an absolute path only its last part is left."""
     if isinstance(value, list):
         return [_without_place(item) for item in value]
     if isinstance(value, dict):
-        return {key: _without_place(item) for key, item in value.items()}
+        return {key: _without_place(item) for key, item in value.items() if key not in PLACES}
     if isinstance(value, str):
-        family, separator, path = value.rpartition(":")
-        is_path = path.startswith("/") and not path.startswith("//")  # an endpoint's address stays
-        return f"{family}{separator}{Path(path).name}" if is_path else value
+        # FAMILY:/path, ARCHITECTURE@/path; an endpoint's address (http://…) stays
+        return re.sub(r"(^|[:@])/(?!/)\S*", lambda found: found[1] + found[0].rpartition("/")[2], value)
     return value
 
 
@@ -177,6 +199,9 @@ def _warnings(folder: RunFolder, scores: Sequence[TaskScore]) -> list[str]:
     found = []
     if not folder.description:
         found.append("there is no run.json: which model and prompts were used is not known")
+    version = folder.key.get("exo2ego", exo2ego.__version__)
+    if version != exo2ego.__version__:
+        found.append(f"answered with exo2ego {version}, scored with {exo2ego.__version__}")
     if not folder.questions:
         found.append("there is no questions.jsonl: unanswered questions cannot be counted, nor parts of a task scored")
     if folder.num_cut:
@@ -196,7 +221,8 @@ def _warnings(folder: RunFolder, scores: Sequence[TaskScore]) -> list[str]:
 
 
 def _averages(folder: RunFolder, scores: Sequence[TaskScore]) -> list[Average]:
-    modes: list[AnswerMode] = sorted({row.mode for row in scores if row.task in AVERAGED and row.printed})
+    found = {row.mode for row in scores if row.task in AVERAGED and row.printed}
+    modes = [mode for mode in PREFERRED if mode in found]
     return [_average(folder, [row for row in scores if row.mode == mode], mode) for mode in modes]
 
 
@@ -208,7 +234,7 @@ def _average(folder: RunFolder, scores: Iterable[TaskScore], mode: AnswerMode) -
     return Average(
         mode=mode,
         value=value,
-        interval=None if value is None else average_interval(_parts(folder, mode), (0.0, 1.0)),
+        interval=None if value is None else average_interval(_parts(folder, mode)),
         chance=paper_average(chances),
         missing=[task for task in AVERAGED if task not in values],
         axes=radar(values),

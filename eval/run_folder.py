@@ -10,11 +10,14 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+import exo2ego
 from eval.predictions import FAILURES_FILE, PREDICTIONS_FILE, RUN_FILE, Failure, read_asked
 from exo2ego.errors import DataError, EvaluationError
-from exo2ego.records import Prediction, Question
+from exo2ego.records import AnswerMode, Prediction, Question
 from exo2ego.storage import read_json
 
+PREFERRED: tuple[AnswerMode, ...] = ("likelihood", "letter", "generate")
+"""The order of the answer modes; where one stands for a run, the first of these that it has."""
 AnswerType = TypeVar("AnswerType", Prediction, Failure)
 
 
@@ -116,8 +119,12 @@ def _read_rows(path: Path, record: type[AnswerType]) -> tuple[list[AnswerType], 
         try:
             rows.append(record.model_validate(row))
         except ValidationError as error:
-            message = f"{path}: row {number} is not a {record.__name__}: {error.errors()[0]['msg']}"
-            raise DataError(message) from error
+            fault = error.errors()[0]
+            where = ".".join(map(str, fault["loc"])) or "the row"
+            raise DataError(
+                f"{path}: row {number} is not a {record.__name__} of exo2ego {exo2ego.__version__}: {where}: "
+                f"{fault['msg']}; another version wrote it or it was damaged: evaluate again, or use that version"
+            ) from error
     return rows, False
 
 

@@ -80,10 +80,27 @@ def best_option(scores: Sequence[float]) -> int | None:
     return scores.index(best) if list(scores).count(best) == 1 else None
 
 
+def _require_best(row: Prediction) -> None:
+    if not row.option_scores:
+        return
+    best = best_option(row.option_scores)
+    if row.predicted_index != best:
+        said = "none, for two share the best" if best is None else best
+        raise EvaluationError(
+            f"question {row.question_id} ({row.mode}): predicted_index is {row.predicted_index}, but its option scores "
+            f"say {said}; the predictions were edited, or written by something else: evaluate again"
+        )
+
+
 def score(
     predictions: Sequence[Prediction], failures: Sequence[Failure], questions: Mapping[str, Question]
 ) -> list[TaskScore]:
-    """Returns one score per task and answer mode, sorted by both; `questions` by id hold what else a measure needs."""
+    """Returns one score per task and answer mode, sorted by both; `questions` by id hold what else a measure needs.
+
+    Raises `EvaluationError` for a prediction that is not the best of its own option scores.
+    """
+    for row in predictions:
+        _require_best(row)
     grouped: dict[tuple[str, AnswerMode], tuple[list[Prediction], list[Failure]]] = {}
     for row in predictions:
         grouped.setdefault((row.task, row.mode), ([], []))[0].append(row)

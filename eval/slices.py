@@ -65,10 +65,11 @@ def _values(row: Prediction, question: Question | None) -> list[tuple[str, str]]
 
 
 def _reasoning(text: str) -> list[tuple[str, str]]:
-    """Takes EgoTaskQA's `type$…$scope$…$semantic$structure$reference` apart."""
-    *kinds, semantic, structure, reference = text.split("$") if text.count("$") >= 3 else ("", "", "")
-    if not reference:
+    """Takes EgoTaskQA's `type$…$scope$…$semantic$structure$reference` apart; anything else has no such parts."""
+    parts = text.split("$")
+    if len(parts) < 4 or not parts[-1]:
         return []
+    *kinds, semantic, structure, reference = parts
     named = [("reasoning type" if kind in REASONING_TYPES else "scope", kind) for kind in dict.fromkeys(kinds)]
     return [*named, ("semantic", semantic), ("structure", structure), ("reference", reference)]
 

@@ -62,8 +62,11 @@ def paper_average(values: Mapping[str, float]) -> float | None:
 
 def radar(values: Mapping[str, float]) -> dict[str, float | None]:
     """Returns the axes of Exo2Ego Figure 1: the mean of each axis' tasks, None where one of them is missing."""
-    axes: dict[str, list[float | None]] = {}
+    axes: dict[str, list[str]] = {}
     for task in TASKS.values():
         if task.axis is not None:
-            axes.setdefault(task.axis, []).append(values.get(task.name))
-    return {axis: None if None in found else sum(filter(None, found)) / len(found) for axis, found in axes.items()}
+            axes.setdefault(task.axis, []).append(task.name)
+    return {
+        axis: sum(values[name] for name in names) / len(names) if all(name in values for name in names) else None
+        for axis, names in axes.items()
+    }

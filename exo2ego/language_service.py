@@ -42,6 +42,15 @@ LONGEST_BODY_BYTES = 16 * 2**20
 _SECRET_CHARACTERS = 8
 _SECRET_PART_CHARACTERS = 12
 _RETRIED_STATUS = {408, 409, 425, 429}
+_REQUEST_STATUS = {400, 413, 422}
+
+
+class RefusedError(ServiceError):
+    """The endpoint works, but not for this request: it is too long, or not to the taste of a filter."""
+
+
+class NoTextError(RefusedError):
+    """The endpoint answers this request without a text, however often it is asked."""
 
 
 class ServiceOptions(Config):
@@ -91,7 +100,7 @@ class Usage:
     input_tokens: int = 0
     output_tokens: int = 0
     calls_without_count: int = 0
-    """Answered calls for which the endpoint told no token counts."""
+    """Of `calls`, those without token counts."""
 
     def add(self, answer: Answer) -> None:
         """Adds an answered call."""
@@ -119,7 +128,7 @@ def estimate_tokens(text: str) -> int:
 
 
 class _Message(BaseModel):
-    content: str
+    content: str | None
 
 
 class _Choice(BaseModel):
@@ -147,6 +156,8 @@ class _Fault:
     is_temporary: bool
     wait_s: float | None = None
     """How long the server asks to wait."""
+    error: type[ServiceError] = ServiceError
+    """What is raised where it lasts."""
 
 
 class _UnreadBodyError(Exception):
@@ -177,7 +188,8 @@ class LanguageService:
     def ask(self, prompt: Prompt, sample: int = 0) -> Answer:
         """Returns the answer to a prompt; another `sample` number asks for another answer to the same prompt.
 
-        Raises `ServiceError` when the endpoint does not answer within the attempts, `ConfigError` without a key.
+        Raises `ServiceError` when the endpoint does not answer within the attempts (`RefusedError`, `NoTextError` where
+        that is about this request alone), `ConfigError` without a key.
         """
         request = self._request(prompt)
         cached = self._cache_file({**request, "base_url": self.options.base_url, "sample": sample})
@@ -201,14 +213,13 @@ class LanguageService:
         return request
 
     def _cache_file(self, request: Mapping[str, Any]) -> Path | None:
-        if self.options.cache is None:
-            return None
-        return self.options.cache / f"{hash_text(json.dumps(request, sort_keys=True))}.json"
+        name = f"{hash_text(json.dumps(request, sort_keys=True))}.json"
+        return self.options.cache / name if self.options.cache is not None else None
 
     def _call_with_retries(self, request: Mapping[str, Any]) -> Answer:
         client = self._connected()
         if self._repeats_key(json.dumps(request)):
-            raise ServiceError("the request holds a part of the API key; nothing was sent: remove it from the data")
+            raise RefusedError("the request holds a part of the API key; nothing was sent: remove it from the data")
         attempt = 0
         while True:
             attempt += 1
@@ -217,7 +228,7 @@ class LanguageService:
                 return outcome
             if not outcome.is_temporary or attempt == self.options.max_attempts:
                 tried = f" (after {attempt} attempts)" if attempt > 1 else ""
-                raise ServiceError(f"{self.options.base_url}: {outcome.message}{tried}")
+                raise outcome.error(f"{self.options.base_url}: {outcome.message}{tried}")
             self._pause(outcome, attempt)
 
     def _pause(self, fault: _Fault, attempt: int) -> None:
@@ -265,8 +276,8 @@ class LanguageService:
             return _Fault(self._too_late(), is_temporary=True)
         except (APIConnectionError, _UnreadBodyError) as error:  # versions of the library wrap what a hook raises
             cause = error if isinstance(error, _UnreadBodyError) else error.__cause__
-            is_unread = isinstance(cause, _UnreadBodyError)
-            return _Fault(str(cause) if is_unread else f"the connection failed ({type(cause).__name__})", True)
+            failed = f"the connection failed ({type(cause).__name__})"
+            return _Fault(str(cause) if isinstance(cause, _UnreadBodyError) else failed, is_temporary=True)
         except APIStatusError as error:
             return self._status_fault(error)
         return self._read_completion(raw.http_response.content)
@@ -294,10 +305,13 @@ class LanguageService:
         except ValidationError:
             return _Fault("what came back is not a chat completion", is_temporary=True)
         choice, tokens = completion.choices[0], completion.usage
-        if self._repeats_key(choice.message.content):
-            return _Fault("the answer repeats a part of the API key and is not used", is_temporary=False)
+        text = choice.message.content
+        if text is None:
+            return _Fault("what came back is not a chat completion with a text", True, error=NoTextError)
+        if self._repeats_key(text):
+            return _Fault("the answer repeats a part of the API key and is not used", False, error=RefusedError)
         return Answer(
-            text=choice.message.content,
+            text=text,
             finish_reason=choice.finish_reason,
             input_tokens=tokens.prompt_tokens if tokens else None,
             output_tokens=tokens.completion_tokens if tokens else None,
@@ -306,11 +320,8 @@ class LanguageService:
     def _status_fault(self, error: APIStatusError) -> _Fault:
         status = error.status_code
         if 300 <= status < 400:
-            return _Fault(
-                f"the server redirects (status {status}), which is not followed, because the key is meant for this "
-                "address alone; give the final address as base_url",
-                is_temporary=False,
-            )
+            told = f"the server redirects (status {status}), which is not followed, because the key is meant for this "
+            return _Fault(f"{told}address alone; give the final address as base_url", is_temporary=False)
         is_temporary = (status in _RETRIED_STATUS or status >= 500) and error.code != "insufficient_quota"
         advice = {
             401: f"; is the key in ${self.options.key_variable} right?",
@@ -318,19 +329,16 @@ class LanguageService:
             404: f"; is `{self.options.model}` a model of it, and should the address end in /v1?",
         }.get(status, "")
         message = f"status {status}{self._quoted(error.body)}{advice}"
-        return _Fault(message, is_temporary, _seconds_to_wait(error.response.headers.get("retry-after")))
+        kind = RefusedError if status in _REQUEST_STATUS else ServiceError
+        return _Fault(message, is_temporary, _seconds_to_wait(error.response.headers.get("retry-after")), kind)
 
     def _quoted(self, body: object) -> str:
         """Returns what the server says of an error, cut and without control characters; nothing if it holds the key."""
         told = body.get("message", body) if isinstance(body, dict) else body
         text = " ".join("".join(c if c.isprintable() else " " for c in str(told or "")).split())
-        if not text:
-            return ""
-        return (
-            ", its message is withheld: it repeats a part of the key"
-            if self._repeats_key(str(body))
-            else (f": {text[:QUOTED_CHARACTERS]}")
-        )
+        if text and self._repeats_key(str(body)):
+            return ", its message is withheld: it repeats a part of the key"
+        return f": {text[:QUOTED_CHARACTERS]}" if text else ""
 
     def _repeats_key(self, text: str) -> bool:
         """Says whether a text holds the key or a part of it that could serve someone.

@@ -84,7 +84,7 @@ class Conversation(Record):
 class Question(Record):
     """One EgoBench row: a question about a video span with its options (formats as in docs/data.md)."""
 
-    question_id: str = Field(alias="id")
+    question_id: str = Field(alias="id", min_length=1)
     task: str
     source: str
     split: str = ""
@@ -96,7 +96,7 @@ class Question(Record):
     question: str
     options: list[str]
     """Empty for an open question."""
-    answer_index: int | None = None
+    answer_index: int | None = Field(default=None, strict=True)
     """0-based; None where the label is not public."""
     answer_text: str | None = None
     observation_s: float | None = Field(default=None, alias="observation", ge=0)

@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 preset=quickstart world=(--takes 220 --frame-size 48 --ego-difficulty 0.5 --exo-difficulty 0) questions=300 conversations=800
-raw=(--training-rows 300 --benchmark-rows 60)
+raw=(--training-rows 300 --benchmark-rows 40)
 if [[ ${1:-} == --smoke ]]; then
     preset=tiny world=(--takes 10 --seconds-per-take 8) questions=6 conversations=40
     raw=(--training-rows 12 --benchmark-rows 12)
@@ -42,11 +42,18 @@ evaluate() {
         data.questions="$runs/questions/questions.jsonl" data.root="$runs/egoexo4d" view="$3" form="$4" "${@:5}"
 }
 
-# NAME RUN VIEW: the run answers EgoBench, but for the open questions, which need a judge
+# NAME RUN VIEW [override…]: the run answers EgoBench in every mode; open answers are compared word by word (a judge would
+# need an endpoint)
 evaluate_egobench() {
-    local tables
-    tables=$(printf '%s\n' "$runs"/egobench/*.jsonl | grep -v _open | paste -sd,)
-    evaluate "$1" "$2" "$3" chat "data.questions=[$tables]" data.root="$runs/raw"
+    evaluate "egobench_$1" "$2" "$3" chat data.questions="$runs/egobench" data.root="$runs/raw" \
+        'modes=[likelihood,letter,generate]' "${@:4}"
+    python -m eval.open_answers "$runs/evaluation/egobench_$1" --no-similarity
+}
+
+# NAME RUN VIEW: narrations in the form they were trained in, and EgoBench: a row of Exo2Ego Table 15
+evaluate_both() {
+    evaluate "$1" "$2" "$3" plain
+    evaluate_egobench "$1" "$2" "$3"
 }
 
 # KIND SOURCE…: builds egoit or egobench from its raw datasets
@@ -62,7 +69,7 @@ control() {
     evaluate control_init_ego control_init_ego ego_only plain
     stage control/stage3 control_stage3 parent="$runs/control_init_ego"
     evaluate control_stage3 control_stage3 ego_only chat
-    evaluate_egobench egobench_control_stage3 control_stage3 ego_only
+    evaluate_egobench control_stage3 control_stage3 ego_only
 }
 
 declare -A beside=()
@@ -110,20 +117,26 @@ wait_for egobench
 run_beside control control
 say "stage 1: teacher self-preparation"
 stage stage1 stage1 parent="$runs/init_ego"
-run_beside evaluate_init_ego evaluate init_ego init_ego ego_only plain
+run_beside evaluate_init_ego evaluate_both init_ego init_ego ego_only
 say "stage 2: teacher-student guidance"
 stage stage2 stage2 parent="$runs/stage1"
 run_beside evaluate_stage1_exo evaluate stage1_exo stage1 exo plain
 run_beside evaluate_stage1_ego evaluate stage1_ego stage1 ego_only plain
 say "stage 3: student self-practice"
 stage stage3 stage3 parent="$runs/stage2"
-run_beside evaluate_stage2 evaluate stage2 stage2 ego plain
-say "evaluation of the final model"
-run_beside evaluate_egobench_stage3 evaluate_egobench egobench_stage3 stage3 ego
+run_beside evaluate_stage2 evaluate_both stage2 stage2 ego
+say "evaluation of the final model, with two controls: without the video, and with its frames in another order"
+run_beside evaluate_egobench_stage3 evaluate_egobench stage3 stage3 ego
 evaluate stage3 stage3 ego chat 'modes=[likelihood,letter,generate]'
+evaluate_egobench stage3_blind stage3 ego blind=true
+evaluate_egobench stage3_shuffled stage3 ego shuffle_frames=true
 say "waiting for the control"
 wait_for "${!beside[@]}"
 
 say "report"
+python -m eval.report "$runs"/evaluation/egobench_{init_ego,stage2,stage3,stage3_blind,stage3_shuffled,control_stage3} \
+    --names "initial,stage 2,stage 3,stage 3 blind,stage 3 shuffled,ego alone" \
+    --data-root "$runs/raw" --out "$runs/egobench_report"
+python -m eval.compare "$runs"/evaluation/egobench_{stage3,stage3_blind} | tee "$runs/egobench_report/stage3_against_blind.txt"
 python -m scripts.quickstart_report --runs "$runs"
-say "done: open $runs/report.html"
+say "done: open $runs/report.html and $runs/egobench_report/report.html"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from eval.tasks import TASKS
 from exo2ego.command_line import run_safely
 from exo2ego.console import console
 from exo2ego.provenance import code_version, package_versions
@@ -47,8 +48,8 @@ EVALUATIONS = (
     Evaluation("control_init_ego", "control for stage 2", "x alone: the steps of stages 1 and 2, on ego clips"),
     Evaluation("control_stage3", "control for stage 3", "x alone: the control, then the same instructions"),
 )
-EGOBENCH = (("egobench_stage3", "after stage 3"), ("egobench_control_stage3", "control"))
-"""Evaluations on EgoBench, made of the generated raw datasets of held-out takes."""
+EGOBENCH = "egobench_report"
+"""Folder of the evaluator's own report on EgoBench, made of the generated raw datasets of held-out takes."""
 COMPARISONS = (
     ("stage2", "init_ego", "what stages 1 and 2 add to initialisation"),
     ("stage2", "control_init_ego", "what they add beyond the same number of steps on ego clips alone"),
@@ -83,7 +84,7 @@ def render(runs: Path) -> str:
         evaluations=present,
         results=results,
         tasks=sorted({row["task"] for rows in results.values() for row in rows}),
-        egobench_models=[title for _, title in EGOBENCH],
+        egobench_models=egobench_models(runs),
         comparisons=[
             {"better": better, "than": than, "text": text, "rows": paired_differences(runs, better, than)}
             for better, than, text in COMPARISONS
@@ -100,12 +101,19 @@ def render(runs: Path) -> str:
     )
 
 
+def egobench_models(runs: Path) -> list[str]:
+    """Returns the names of the models in the evaluator's report, stage by stage, controls last."""
+    return [run["name"] for run in read_json(runs / EGOBENCH / "results.json")["runs"]]
+
+
 def egobench_rows(runs: Path) -> list[dict[str, Any]]:
-    """Returns a row per task of EgoBench: questions, chance, and the score of every evaluated model by its title."""
+    """Returns a row per task of EgoBench: the measure that the paper prints of it, by the names of the models."""
     rows: dict[str, dict[str, Any]] = {}
-    for folder, title in EGOBENCH:
-        for scored in read_json(runs / "evaluation" / folder / "results.json")["results"]:
-            rows.setdefault(scored["task"], {**scored, "models": {}})["models"][title] = scored
+    for scored in read_json(runs / EGOBENCH / "results.json")["results"]:
+        printed = {measure["name"]: measure for measure in scored["measures"]}.get(TASKS[scored["task"]].measure)
+        if scored["mode"] == "likelihood" and printed is not None:
+            row = rows.setdefault(scored["task"], {**printed, "task": scored["task"], "models": {}})
+            row["models"][scored["run"]] = printed
     return list(rows.values())
 
 

@@ -184,8 +184,21 @@ def test_a_large_table_is_mapped(tmp_path: Path) -> None:
 
 def test_both_ways_of_scoring_questions_agree(tmp_path: Path) -> None:
     answerer = question_scoring.small_answerer(side=84, width=32, layers=2)
-    assert question_scoring.measure_options(answerer, 1, (3,)).row_count == 1
+    question_scoring.require_same_choices(answerer, 3)
+    assert question_scoring.measure_options(answerer, 1, (3,)).row_count == 2
     assert question_scoring.measure_clips(answerer, 1, tmp_path, (2,)).row_count == 2
+
+
+def test_flops_are_counted_with_and_without_what_causal_attention_skips() -> None:
+    def work() -> list[list[float]]:
+        query = torch.ones(1, 2, 8, 4)
+        torch.nn.functional.scaled_dot_product_attention(query, query, query, is_causal=True)
+        torch.nn.functional.scaled_dot_product_attention(query, query, query)
+        return [[0.0]]
+
+    _, flops = question_scoring.count_flops(work)
+    one = 2 * 2 * 2 * 8 * 8 * 4
+    assert flops.tolist() == [2 * one, 1.5 * one]
 
 
 def test_ways_of_scoring_that_disagree_end_the_measurement() -> None:

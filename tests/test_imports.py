@@ -57,9 +57,14 @@ def test_packages_of_the_library_form_no_cycle() -> None:
 
 
 def declared_distributions() -> set[str]:
-    """The distributions in pyproject.toml; one requirement per line, which keeps this free of a TOML parser on 3.10."""
+    """The distributions in pyproject.toml; one requirement per line, which keeps this free of a TOML parser on 3.10.
+
+    Those of lmms-eval's own environment have a list of their own.
+    """
     text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     names = re.findall(r'^    "([A-Za-z0-9_.-]+)(?:\[[\w,-]+\])?[><=]', text, flags=re.MULTILINE)
+    text = (REPOSITORY / "scripts" / "lmms_eval_requirements.txt").read_text(encoding="utf-8")
+    names += re.findall(r"^([A-Za-z0-9_.-]+)==", text, flags=re.MULTILINE)
     return {name.lower().replace("_", "-") for name in names}
 
 

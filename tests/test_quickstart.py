@@ -31,14 +31,23 @@ def test_the_smoke_quickstart_ends_in_a_self_contained_report(tmp_path: Path) ->
 
     evaluated = {path.parent.name for path in runs.glob("evaluation/*/results.json")}
     stages = {"init_ego", "stage1_exo", "stage1_ego", "stage2", "stage3"}
-    egobench = {"egobench_stage3", "egobench_control_stage3"}
-    assert evaluated == stages | {"control_init_ego", "control_stage3"} | egobench
+    by_stage = ("init_ego", "stage2", "stage3", "stage3_blind", "stage3_shuffled", "control_stage3")
+    assert evaluated == stages | {"control_init_ego", "control_stage3"} | {f"egobench_{name}" for name in by_stage}
     scored = json.loads((runs / "evaluation" / "stage3" / "results.json").read_text())["results"]
     assert {row["mode"] for row in scored} == {"likelihood", "letter", "generate"}
     assert all(row["num_scored"] > 0 for row in scored)
-    scored = json.loads((runs / "evaluation" / "egobench_stage3" / "results.json").read_text())["results"]
-    assert {row["task"] for row in scored} == CLOSED_TASKS
-    assert all(row["num_failed"] == 0 for row in scored)
+    reported = json.loads((runs / "egobench_report" / "results.json").read_text())
+    assert [run["name"] for run in reported["runs"]][:3] == ["initial", "stage 2", "stage 3"]
+    assert [run["name"] for run in reported["runs"] if run["controls"]] == ["stage 3 blind", "stage 3 shuffled"]
+    asked = {(row["run"], row["task"], row["mode"]) for row in reported["results"]}
+    assert len(asked) == len(by_stage) * (len(CLOSED_TASKS) * 3 + 1), (
+        "not every model answered every task in every mode"
+    )
+    assert {task for _, task, mode in asked if mode == "letter"} == CLOSED_TASKS
+    open_scores = [row["measures"] for row in reported["results"] if row["task"] == "qaego4d_open"]
+    assert all({measure["name"] for measure in measures} >= {"rouge_l", "meteor"} for measures in open_scores)
+    assert all(row["num_failed"] == row["num_unanswered"] == 0 for row in reported["results"])
+    assert "A - B" in (runs / "egobench_report" / "stage3_against_blind.txt").read_text()
 
     trained_on = [json.loads(line) for line in (runs / "egoit" / "egoit.jsonl").read_text().splitlines()]
     assert {row["source"] for row in trained_on} == {"egtea", "ssv2", "egotimeqa", "openeqa", "egoexolearn"}
@@ -46,7 +55,9 @@ def test_the_smoke_quickstart_ends_in_a_self_contained_report(tmp_path: Path) ->
     assert "egoit.jsonl" in json.dumps(told), "stage 3 did not train on EgoIT"
 
     page = (runs / "report.html").read_text()
-    assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page), "the page refers to something outside itself"
+    linked = re.findall(r"""(?:src|href)=["'](?!data:)([^"']*)""", page)
+    assert linked == ["egobench_report/report.html"], "the page needs something outside itself"
+    assert "data:image" in (runs / linked[0]).read_text()
     for name in ("init_ego", "stage1", "stage2", "stage3", "control_init_ego", "control_stage3"):
         assert f"<b>{name}</b>" in page
     assert all(f"<td>{task}</td>" in page for task in CLOSED_TASKS)

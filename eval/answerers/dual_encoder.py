@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy
 from numpy.typing import NDArray
 
-from eval.answerers.protocol import ScoreRequest
+from eval.answerers.protocol import DualEncoderDescription, ScoreRequest
 from eval.dual_encoder import DualEncoder, Embeddings
 from exo2ego.errors import EvaluationError
 from exo2ego.model.options import View
+from exo2ego.records import AnswerMode
 
 ONLY_SCORES = "a dual encoder compares texts with a clip; it can neither read options nor speak: set modes=[likelihood]"
 
@@ -19,6 +20,7 @@ class DualEncoderAnswerer:
     """An `Answerer` whose scores are cosine similarities, from -1 to 1; it does not read the question."""
 
     view: View = "ego_only"
+    modes: tuple[AnswerMode, ...] = ("likelihood",)
 
     def __init__(self, encoder: DualEncoder) -> None:
         self.encoder = encoder
@@ -27,6 +29,11 @@ class DualEncoderAnswerer:
     def identity(self) -> str:
         """Returns the encoder's identity."""
         return self.encoder.identity
+
+    @property
+    def description(self) -> DualEncoderDescription:
+        """Returns that its scores are no log-probabilities."""
+        return {"encoder": None, "language_model": None, "scores": "cosine similarities"}
 
     @property
     def num_frames(self) -> int:

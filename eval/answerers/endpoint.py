@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from eval.answerers.protocol import ModelDescription, ScoreRequest
 from exo2ego.errors import EvaluationError
 from exo2ego.language_prompt import Prompt
-from exo2ego.language_service import LanguageService
+from exo2ego.language_service import LanguageService, NoTextError
 from exo2ego.model.options import View
+from exo2ego.records import AnswerMode
 from exo2ego.storage import hash_text
 
 DEFAULT_NUM_FRAMES = 16
@@ -30,6 +31,7 @@ class EndpointAnswerer:
     """An `Answerer` over an endpoint; an encoded video is its frames as JPEG files."""
 
     view: View = "ego_only"
+    modes: tuple[AnswerMode, ...] = ("generate",)
 
     def __init__(self, service: LanguageService, num_frames: int | None) -> None:
         self.service = service
@@ -37,10 +39,13 @@ class EndpointAnswerer:
 
     @property
     def identity(self) -> str:
-        """Returns a hash of the model's name and address: the weights behind them cannot be seen."""
+        """Returns a hash of the model's name and address, how it is asked and what it is shown.
+
+        The weights behind the name cannot be seen.
+        """
         options = self.service.options
-        decides = [options.model, options.base_url, options.temperature, LONGEST_SIDE, JPEG_QUALITY]
-        return hash_text(json.dumps(decides))
+        asked = [options.model, options.base_url, options.temperature, options.max_answer_tokens]
+        return hash_text(json.dumps([*asked, LONGEST_SIDE, JPEG_QUALITY]))
 
     @property
     def description(self) -> ModelDescription:
@@ -60,8 +65,14 @@ class EndpointAnswerer:
         raise EvaluationError("an endpoint cannot score options or letters; set modes=[generate]")
 
     def generate(self, video: tuple[bytes, ...], prompt: str) -> str:
-        """Returns the endpoint's answer; raises `ServiceError` when it gives none within its attempts."""
-        return self.service.ask(Prompt("", prompt, video)).text
+        """Returns the endpoint's answer, empty where it answers without a text.
+
+        Raises `ServiceError` when it gives none within its attempts, `RefusedError` when it refuses this question.
+        """
+        try:
+            return self.service.ask(Prompt("", prompt, video)).text
+        except NoTextError:  # left out instead, a question that a model will not answer would not count against it
+            return ""
 
 
 def _jpeg(frame: NDArray[numpy.uint8]) -> bytes:

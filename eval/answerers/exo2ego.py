@@ -5,9 +5,9 @@ Letters in shapes: N visual tokens, D language model width, S tokens of question
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import cast
 
@@ -15,24 +15,24 @@ import numpy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from eval.answerers.description import describe_parts
+from eval.answerers.float32_head import float32_logits
+from eval.answerers.greedy import greedy_text, stop_ids
+from eval.answerers.identity import answerer_identity
+from eval.answerers.prefix_cache import PrefixCache
 from eval.answerers.protocol import ModelDescription, PromptForm, ScoreRequest
-from eval.answerers.token_tree import Segment, tree_inputs
+from eval.answerers.token_tree import Segment, TreeInputs, tree_inputs
 from exo2ego.data.processor import Exo2EgoProcessor
 from exo2ego.errors import EvaluationError
 from exo2ego.inference import load
-from exo2ego.model.identity import module_identity
 from exo2ego.model.modeling import Exo2EgoForConditionalGeneration
 from exo2ego.model.options import View
-from exo2ego.storage import hash_text
+from exo2ego.records import AnswerMode
 
-PREPROCESSING = ("num_frames", "image_size", "aspect", "image_mean", "image_std")
-"""The settings that decide what the model sees of a frame."""
-
-LARGEST_TREE_TOKENS = 2048
-"""Tokens of questions and options that are read together: bounds the mask and the logits."""
+LARGEST_TREE_TOKENS = 1024
+"""Tokens of questions and options that are read together: bounds mask and logits. All of them are compared with all
+others, which see each other or not: a larger tree wastes more, a much smaller one leaves a GPU idle."""
 
 
 @dataclass
@@ -43,20 +43,21 @@ class ReadVideo:
     """[1, N, D]"""
     prefix: list[int] = field(default_factory=list)
     """Ids of the prompt up to the end of the video, which the cache holds."""
-    cache: Cache | None = None
+    cache: PrefixCache | None = None
 
     def forget_questions(self) -> None:
         """Cuts the cache back to the prefix."""
         assert self.cache is not None
         too_much = self.cache.get_seq_length() - len(self.prefix)
         if too_much:
-            self.cache.crop(-too_much)  # a positive length is refused by sliding-window layers
+            self.cache.crop(-too_much)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is read after the prefix for one request: the rest of its prompt, and each continuation."""
+    """What is read for one request: the prompt up to the end of the video, the rest of it, and each continuation."""
 
+    prefix: list[int]
     question: list[int]
     continuations: list[list[int]]
 
@@ -99,9 +100,13 @@ class Exo2EgoAnswerer:
 
     @property
     def identity(self) -> str:
-        """Returns a hash of all weights (`exo2ego/model/identity.py`) and of the processor's settings."""
-        pictures = self.processor.pictures(self.view)
-        return hash_text(json.dumps([[getattr(pictures, name) for name in PREPROCESSING], module_identity(self.model)]))
+        """Returns a hash of weights, configuration, adapters, tokenizer and processor (`identity.py`)."""
+        return answerer_identity(self.model, self.processor, stop_ids(self.model, self.processor.tokenizer))
+
+    @property
+    def modes(self) -> tuple[AnswerMode, ...]:
+        """Returns all modes; in the plain form only that which puts an option right behind the video."""
+        return ("likelihood",) if self.form == "plain" else ("likelihood", "letter", "generate")
 
     @property
     def description(self) -> ModelDescription:
@@ -130,9 +135,12 @@ class Exo2EgoAnswerer:
     def score(self, video: ReadVideo, requests: Sequence[ScoreRequest]) -> list[list[float]]:
         """Returns the scores of every request's texts after one pass over the video and few over the texts.
 
-        Raises `EvaluationError` when two letters begin with the same token.
+        Raises `EvaluationError` when two letters begin with the same token, texts are longer than a sliding window, or
+        the prompts differ before the end of the video, which is read once for all of them.
         """
         plans = [self._plan(video, request) for request in requests]
+        if any(plan.prefix != video.prefix for plan in plans):
+            raise EvaluationError("prompts that differ before the end of the video cannot be scored in one call")
         scores: list[list[float]] = []
         for chunk in _chunks(plans):
             scores += self._score_chunk(video, chunk)
@@ -143,15 +151,19 @@ class Exo2EgoAnswerer:
         """Returns the greedy answer to the prompt."""
         ids, _ = self._split(video, prompt)
         assert video.cache is not None
-        output = self.model.generate(
-            input_ids=torch.tensor([ids], device=self.model.device),
-            attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=self.model.device),
-            past_key_values=video.cache,
+        inputs = {
+            "input_ids": torch.tensor([ids], device=self.model.device),
+            "attention_mask": torch.ones(1, len(ids), dtype=torch.long, device=self.model.device),
+            "past_key_values": video.cache,
+        }
+        text = greedy_text(
+            self.model,
+            self.processor.tokenizer,
+            inputs,
             max_new_tokens=self.max_new_tokens,
-            do_sample=False,
+            suppressed=[self.processor.video_token_id],
         )
         video.forget_questions()
-        text: str = self.processor.tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
         return text
 
     def _split(self, video: ReadVideo, prompt: str) -> tuple[list[int], list[int]]:
@@ -168,11 +180,13 @@ class Exo2EgoAnswerer:
         """Reads what stands before the questions and the video itself, and keeps its keys and values."""
         ids = torch.tensor([prefix], device=self.model.device)
         shown = int((ids == self.processor.video_token_id).sum())
-        output = self.model(input_ids=ids, visual_tokens=video.tokens[:, :shown], use_cache=True, logits_to_keep=1)
-        video.prefix, video.cache = prefix, output.past_key_values
+        cache = PrefixCache(self.model.config.text_config.get_text_config().num_hidden_layers)
+        with cache.filling():
+            self.model(input_ids=ids, visual_tokens=video.tokens[:, :shown], past_key_values=cache, logits_to_keep=1)
+        video.prefix, video.cache = prefix, cache
 
     def _plan(self, video: ReadVideo, request: ScoreRequest) -> Plan:
-        _, question = self._split(video, request.prompt)
+        ids, question = self._split(video, request.prompt)
         continuations = [self.processor.encode_continuation(text) for text in request.texts]
         if request.kind == "letters":
             continuations = [ids[:1] for ids in continuations]
@@ -180,49 +194,61 @@ class Exo2EgoAnswerer:
                 raise EvaluationError(
                     f"the tokenizer gives two of the letters {', '.join(request.texts)} the same first token"
                 )
-        return Plan(question, continuations)
+        return Plan(ids[: len(ids) - len(question)], question, continuations)
 
     def _score_chunk(self, video: ReadVideo, plans: Sequence[Plan]) -> list[list[float]]:
-        segments: list[Segment] = []
+        columns = zip(*(plan.question[:-1] for plan in plans), strict=False)
+        shared = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
+        segments = [Segment(shared)]  # the sentence before every question, read once
         for plan in plans:
             parent = len(segments)
-            segments.append(Segment(plan.question))
+            segments.append(Segment(plan.question[len(shared) :], parent=0))
             segments += [Segment(ids[:-1], parent) for ids in plan.continuations]
-        log_probabilities, starts = self._read_tree(video, segments)
-        scores: list[list[float]] = []
-        number = 0
-        for plan in plans:
-            before = starts[number] + len(plan.question) - 1  # the place that predicts a continuation's first token
-            first = log_probabilities[before]
-            scores.append([])
-            for own, ids in enumerate(plan.continuations, number + 1):
-                rows = log_probabilities[starts[own] : starts[own] + len(ids) - 1]
-                later = rows[torch.arange(len(ids) - 1), ids[1:]] if len(ids) > 1 else rows.new_zeros(0)
-                scores[-1].append(float((first[ids[0]] + later.sum()) / len(ids)))
-            number += 1 + len(plan.continuations)
-        return scores
-
-    def _read_tree(self, video: ReadVideo, segments: Sequence[Segment]) -> tuple[Tensor, list[int]]:
-        """Returns the log-probabilities [S, V] after every token of the segments, and where each segment starts."""
-        assert video.cache is not None
-        device = self.model.device
         inputs = tree_inputs(segments, len(video.prefix), self.model.dtype)
+        self._require_in_sight(int(inputs.position_ids.max()) + 1)
+        places: list[int] = []  # every one predicts the token that stands beside it in `tokens`
+        tokens: list[int] = []
+        number = 1
+        for plan in plans:
+            last_of_question = inputs.starts[number] + len(segments[number].ids) - 1
+            for own, ids in enumerate(plan.continuations, number + 1):
+                places += [last_of_question, *range(inputs.starts[own], inputs.starts[own] + len(ids) - 1)]
+                tokens += ids
+            number += 1 + len(plan.continuations)
+        lengths = [len(ids) for plan in plans for ids in plan.continuations]
+        means = iter([float(part.mean()) for part in self._read_tree(video, inputs, places, tokens).split(lengths)])
+        return [[next(means) for _ in plan.continuations] for plan in plans]
+
+    def _require_in_sight(self, num_tokens: int) -> None:
+        window = getattr(self.model.config.text_config.get_text_config(), "sliding_window", None)
+        if window is not None and num_tokens > window:
+            raise EvaluationError(
+                f"clip, question and option take {num_tokens} tokens, but the language model looks back {window} "
+                "(sliding_window); options are scored only where it sees the whole clip, ask with modes=[generate]"
+            )
+
+    def _read_tree(self, video: ReadVideo, inputs: TreeInputs, places: list[int], tokens: list[int]) -> Tensor:
+        """Returns the log-probabilities [M] of M tokens, each predicted at its place in the tree."""
+        device = self.model.device
         ids = inputs.input_ids.to(device)
         embeddings = self.model.get_input_embeddings()(ids)
         is_video = ids == self.processor.video_token_id
         if is_video.any():  # a prompt that is nothing but the video: its last visual token opens every question
             last = video.tokens[:, -1:].expand_as(embeddings).to(embeddings.dtype)
             embeddings = torch.where(is_video.unsqueeze(-1), last, embeddings)
-        output = self.model(
-            inputs_embeds=embeddings,
-            position_ids=inputs.position_ids.to(device),
-            attention_mask=inputs.attention_mask.to(device),
-            past_key_values=video.cache,
-            use_cache=True,
-        )
+        kept, rows = torch.tensor(places, device=device).unique(return_inverse=True)
+        with float32_logits(self.model):
+            output = self.model(
+                inputs_embeds=embeddings,
+                position_ids=inputs.position_ids.to(device),
+                attention_mask=inputs.attention_mask.to(device),
+                past_key_values=video.cache,
+                logits_to_keep=kept,
+            )
         video.forget_questions()
         assert output.logits is not None
-        return output.logits[0].float().log_softmax(1).cpu(), inputs.starts
+        logits = output.logits[0].float()
+        return (logits[rows, torch.tensor(tokens, device=device)] - logits.logsumexp(1)[rows]).cpu()
 
 
 def _chunks(plans: Sequence[Plan]) -> Iterator[list[Plan]]:

@@ -44,6 +44,8 @@ Loader = Callable[[str, AnswererOptions], Answerer]
 def _exo2ego(source: str, options: AnswererOptions) -> Answerer:
     from eval.answerers.exo2ego import Exo2EgoAnswerer
 
+    if Path(source).is_file():
+        raise EvaluationError(f"model={source}: is a file; give the run folder, checkpoint or export that it lies in")
     if options.num_frames is not None:
         raise EvaluationError("num_frames: an Exo2Ego model sees the frames that it was trained with; leave it out")
     return Exo2EgoAnswerer.load(
@@ -55,6 +57,10 @@ def _endpoint(source: str, options: AnswererOptions) -> Answerer:
     from eval.answerers.endpoint import EndpointAnswerer
 
     _refuse_form_and_view("an endpoint", options)
+    if options.endpoint.model:
+        raise EvaluationError(
+            f"endpoint.model={options.endpoint.model}: the model is named by model=endpoint:{source}; leave it out"
+        )
     service = LanguageService(options.endpoint.model_copy(update={"model": source}))
     return EndpointAnswerer(service, options.num_frames)
 
@@ -101,10 +107,13 @@ FAMILIES: dict[str, Loader] = {
 
 
 def load_answerer(model: str, options: AnswererOptions) -> Answerer:
-    """Loads `FAMILY:SOURCE`, or an Exo2Ego model; raises `EvaluationError` for an unknown family."""
+    """Loads `FAMILY:SOURCE`, or an Exo2Ego model; raises `EvaluationError` for an unknown family or no source."""
     family, separator, source = model.partition(":")
     if not separator or "/" in family:
         family, source = "exo2ego", model
     if family not in FAMILIES:
         raise EvaluationError(f"model={model}: family `{family}` is unknown; known: {', '.join(FAMILIES)}")
+    if not source:
+        wanted = {"endpoint": "the model's name at the endpoint", "open_clip": "ARCH@FILE"}.get(family, "a folder")
+        raise EvaluationError(f"model={model}: nothing stands behind the colon; expected {wanted}")
     return FAMILIES[family](source, options)

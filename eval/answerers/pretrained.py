@@ -7,7 +7,6 @@ Letters in shapes: S tokens, V vocabulary.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -17,18 +16,21 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoProcessor, GenerationConfig, PretrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import AutoProcessor, PretrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.cache_utils import Cache
 from transformers.video_utils import VideoMetadata
 
 from eval.answerers.description import describe_parts
+from eval.answerers.float32_head import float32_logits
+from eval.answerers.greedy import greedy_text, stop_ids
+from eval.answerers.identity import answerer_identity
 from eval.answerers.protocol import ModelDescription, ScoreRequest
+from eval.answerers.trial import try_out
+from exo2ego.data.control_tokens import without_control_tokens
 from exo2ego.errors import CheckpointError, EvaluationError
-from exo2ego.model.identity import module_identity
 from exo2ego.model.options import View
 from exo2ego.model.sources import located, require_whole
 from exo2ego.model.weights import load_pretrained
-from exo2ego.storage import hash_text
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 """What a processor returns per token; everything else is of the video."""
@@ -36,9 +38,6 @@ TICKS_PER_SECOND = 1000
 """A processor takes the times of frames as numbers of frames: milliseconds."""
 SOURCE_KEY = "SOURCE"
 """What messages call the part of `model=FAMILY:SOURCE` that says where the model is."""
-PROBE_TURN = "What happens?"
-PROBE_SIDE = 64
-"""Pixels of the grey pictures on which a processor is tried before any question is asked."""
 
 
 @dataclass
@@ -72,7 +71,7 @@ class PretrainedAnswerer:
         self.processor: Any = processor
         self.num_frames = num_frames or self.default_num_frames
         self.max_new_tokens = max_new_tokens
-        self._try_out()
+        try_out(self)
 
     @classmethod
     def load(cls, source: str, *, num_frames: int | None, max_new_tokens: int) -> PretrainedAnswerer:
@@ -109,11 +108,8 @@ class PretrainedAnswerer:
 
     @property
     def identity(self) -> str:
-        """Returns a hash of all weights (`exo2ego/model/identity.py`) and of what the processor does."""
-        processor = self.processor
-        settings = [processor.video_processor.to_dict(), processor.chat_template, processor.tokenizer.get_vocab()]
-        decides = [*settings, module_identity(self.model)]
-        return hash_text(json.dumps(decides, sort_keys=True, default=str))
+        """Returns a hash of weights, configuration, tokenizer, processor and end tokens (`identity.py`)."""
+        return answerer_identity(self.model, self.processor, stop_ids(self.model, self.processor.tokenizer))
 
     @property
     def description(self) -> ModelDescription:
@@ -122,12 +118,15 @@ class PretrainedAnswerer:
         return describe_parts(getattr(config, "vision_config", None), config.get_text_config())
 
     def render(self, turn: str) -> str:
-        """Returns the prompt with the family's own chat template and one placeholder for the video, which is first."""
-        for placeholder in self._placeholders():
-            turn = turn.replace(placeholder, "video")
-        content = [{"type": "video"}, {"type": "text", "text": turn}]
+        """Returns the prompt with the family's own chat template and one placeholder for the video, which is first.
+
+        A model that can think before it answers is told not to.
+        """
+        content = [{"type": "video"}, {"type": "text", "text": self._plain(turn)}]
+        # transformers warns of a setting that the template does not know
+        settings = {"enable_thinking": False} if "enable_thinking" in str(self.processor.chat_template) else {}
         prompt: str = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True, **settings
         )
         return prompt
 
@@ -146,20 +145,9 @@ class PretrainedAnswerer:
 
     @torch.inference_mode()
     def generate(self, video: ReadVideo, prompt: str) -> str:
-        """Returns the greedy answer to the prompt, without the repetition penalties that a release may bring."""
-        inputs = self._inputs(video, prompt)
-        settings = GenerationConfig(
-            max_new_tokens=self.max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
-            eos_token_id=self.model.generation_config.eos_token_id or self._end,
-            pad_token_id=self.processor.tokenizer.pad_token_id or self._end,
-        )
-        output = self.model.generate(**inputs, generation_config=settings)
-        own = output[0, inputs["input_ids"].shape[1] :]
-        text: str = self.processor.tokenizer.decode(own, skip_special_tokens=True)
-        return text
+        """Returns the greedy answer to the prompt."""
+        inputs = self.inputs(video, prompt)
+        return greedy_text(self.model, self.processor.tokenizer, inputs, max_new_tokens=self.max_new_tokens)
 
     @property
     def video_token_id(self) -> int:
@@ -172,12 +160,16 @@ class PretrainedAnswerer:
         end: int = self.processor.tokenizer.eos_token_id
         return end
 
-    def _placeholders(self) -> list[str]:
-        return [self.processor.video_token, self.processor.image_token]
+    def _plain(self, text: str) -> str:
+        """Returns a text of the data: only the template places a video and control tokens."""
+        placeholders = (self.processor.video_token, self.processor.image_token)
+        return without_control_tokens(text, self.processor.tokenizer, placeholders)
 
-    def _inputs(self, video: ReadVideo, prompt: str) -> dict[str, Tensor]:
+    def inputs(self, video: ReadVideo, prompt: str) -> dict[str, Tensor]:
         """Returns what the model takes, on its device; raises `EvaluationError` for frames that it cannot take."""
-        begin = self.processor.tokenizer.bos_token
+        tokenizer = self.processor.tokenizer
+        own_ids = tokenizer(prompt, add_special_tokens=False).input_ids
+        adds = tokenizer.bos_token_id not in own_ids  # else the template has put it
         try:
             # a copy: processors add to the list of times
             features = self.processor(
@@ -185,7 +177,7 @@ class PretrainedAnswerer:
                 videos=[video.frames],
                 video_metadata=[copy.deepcopy(video.metadata)],
                 do_sample_frames=False,
-                add_special_tokens=not (begin and prompt.startswith(begin)),
+                add_special_tokens=adds,
                 return_tensors="pt",
             )
         except (ValueError, IndexError, RuntimeError) as error:
@@ -198,16 +190,28 @@ class PretrainedAnswerer:
             for name, value in features.items()
             if name not in ("video_metadata", "token_type_ids")
         }
-        self._require_room(inputs["input_ids"].shape[1] + self.max_new_tokens, video)
+        if inputs["input_ids"][0, -1] == self._end != own_ids[-1]:  # closed by the tokenizer: nothing could follow
+            inputs |= {name: inputs[name][:, :-1] for name in TEXT_INPUTS if name in inputs}
+        self._require_room(inputs["input_ids"], self.max_new_tokens, "max_new_tokens")
         return inputs
 
-    def _require_room(self, num_tokens: int, video: ReadVideo) -> None:
+    def _require_room(self, prompt: Tensor, num_answer: int, what_answer: str) -> None:
+        """Raises `EvaluationError` where a prompt [1, S] and its answer are more than the model takes."""
         room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if room is not None and num_tokens > room:
-            raise EvaluationError(
-                f"{self.family}: {len(video.frames)} frames with a question and its answer are {num_tokens} tokens; "
-                f"the model takes {room}: set a smaller num_frames"
-            )
+        num_prompt = prompt.shape[1]
+        if room is None or num_prompt + num_answer <= room:
+            return
+        num_video = int((prompt == self.video_token_id).sum())
+        parts = {
+            "the video: set a smaller num_frames": num_video,
+            "the question and the template: shorten the question": num_prompt - num_video,
+            f"the answer: set a smaller {what_answer}" if what_answer else "the longest option: shorten it": num_answer,
+        }
+        largest = max(parts, key=lambda part: parts[part])
+        raise EvaluationError(
+            f"{self.family}: video, question and answer are {num_video} + {num_prompt - num_video} + {num_answer} = "
+            f"{num_prompt + num_answer} tokens, the model takes {room}; the most go to {largest}"
+        )
 
     def _score(self, video: ReadVideo, request: ScoreRequest) -> list[float]:
         continuations = [self._continuation(text) for text in request.texts]
@@ -217,9 +221,9 @@ class PretrainedAnswerer:
                 raise EvaluationError(
                     f"the tokenizer gives two of the letters {', '.join(request.texts)} the same first token"
                 )
-        inputs = self._inputs(video, request.prompt)
+        inputs = self.inputs(video, request.prompt)
         ids = inputs["input_ids"][0].tolist()
-        self._require_room(len(ids) + max(map(len, continuations)), video)
+        self._require_room(inputs["input_ids"], max(map(len, continuations)), "")
         end = len(ids) - ids[::-1].index(self.video_token_id)
         if video.prefix != ids[:end]:
             self._read(video, inputs, end)
@@ -236,9 +240,8 @@ class PretrainedAnswerer:
 
     def _continuation(self, text: str) -> list[int]:
         """Returns the ids of an answer with the end token (EgoPlan's rule, as for an Exo2Ego model)."""
-        for placeholder in self._placeholders():
-            text = text.replace(placeholder, "video")
-        return [*self.processor.tokenizer(text, add_special_tokens=False).input_ids, self._end]
+        ids = self.processor.tokenizer(self._plain(text), add_special_tokens=False).input_ids
+        return [*ids, self._end]
 
     def _read(self, video: ReadVideo, inputs: dict[str, Tensor], end: int) -> None:
         """Reads the prompt up to the end of the video, and keeps its keys and values."""
@@ -252,33 +255,14 @@ class PretrainedAnswerer:
         """Reads more text behind what `cache` holds and returns the log-probabilities [S, V] after every token."""
         new = torch.tensor([ids], device=self.model.device)
         positions = self._positions(video, at, len(ids))
-        output = self.model(input_ids=new, past_key_values=cache, use_cache=True, **positions)
+        with float32_logits(self.model):
+            output = self.model(input_ids=new, past_key_values=cache, use_cache=True, **positions)
         log_probabilities: Tensor = output.logits[0].float().log_softmax(1).cpu()
         return log_probabilities
 
     def _positions(self, video: ReadVideo, at: int, count: int) -> dict[str, Tensor]:
         """Returns the `position_ids` of `count` tokens of text that begin at place `at`; nothing: they are places."""
         return {}
-
-    def _try_out(self) -> None:
-        """Raises `EvaluationError` at once for what would go wrong at every question."""
-        tokenizer = self.processor.tokenizer
-        if tokenizer.convert_tokens_to_ids(self.processor.video_token) in (None, tokenizer.unk_token_id):
-            raise EvaluationError(
-                f"{self.family}: the tokenizer does not know {self.processor.video_token}; is tokenizer.json missing?"
-            )
-        if self._end is None:
-            raise EvaluationError(f"{self.family}: the tokenizer has no end token, which ends the options' texts")
-        if not self.processor.chat_template:
-            raise EvaluationError(f"{self.family}: the processor has no chat template, which makes the prompts")
-        prompt = self.render(PROBE_TURN)
-        if prompt.count(self.processor.video_token) != 1 or PROBE_TURN not in prompt:
-            raise EvaluationError(
-                f"{self.family}: the chat template has no place for a video and a question; it makes {prompt!r}"
-            )
-        grey = numpy.full((self.num_frames, PROBE_SIDE, PROBE_SIDE, 3), 128, dtype=numpy.uint8)
-        if self.video_token_id not in self._inputs(self.encode(grey), prompt)["input_ids"]:
-            raise EvaluationError(f"{self.family}: the processor gives the video no tokens; is it of this model?")
 
 
 def branch(cache: Cache | None) -> Cache:

@@ -10,6 +10,7 @@ import numpy
 from numpy.typing import NDArray
 
 from exo2ego.model.options import View
+from exo2ego.records import AnswerMode
 
 PromptForm = Literal["chat", "plain"]
 EncodedVideo = Any
@@ -32,6 +33,13 @@ class ModelDescription(TypedDict):
 
     encoder: str | None
     language_model: str | None
+
+
+class DualEncoderDescription(ModelDescription):
+    """What a report must know besides of a model whose option scores are no log-probabilities."""
+
+    scores: str
+    """What they are, as `cosine similarities`: no confidence is made of them, so that there is no calibration."""
 
 
 class Answerer(Protocol):
@@ -60,6 +68,15 @@ class Answerer(Protocol):
 
     def generate(self, video: EncodedVideo, prompt: str) -> str:
         """Returns the greedy answer to the prompt."""
+
+
+@runtime_checkable
+class LimitedAnswerer(Protocol):
+    """An `Answerer` that cannot answer in every mode."""
+
+    @property
+    def modes(self) -> tuple[AnswerMode, ...]:
+        """Returns those in which it can; without `generate` it is asked no open questions."""
 
 
 @runtime_checkable

@@ -36,3 +36,9 @@ if (form) {
   });
   if (location.hash.includes("=")) readAddress();
 }
+
+// what is folded is printed too, and folded again
+const folds = [...document.querySelectorAll("section > details, section > div > details")];
+let closed = [];
+addEventListener("beforeprint", () => { closed = folds.filter((fold) => !fold.open); for (const fold of closed) fold.open = true; });
+addEventListener("afterprint", () => { for (const fold of closed) fold.open = false; });

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 
+from exo2ego.data.control_tokens import without_control_tokens
 from exo2ego.data.pixels import CLIP_MEAN, CLIP_STD, AspectMode, PictureSettings, preprocess
 from exo2ego.errors import DataError
 from exo2ego.model.tokens import VIDEO_TOKEN
@@ -106,7 +107,7 @@ class Exo2EgoProcessor(ProcessorMixin):
 
         A model that can think before it answers (Qwen3) is told not to: answers are trained and scored as they stand.
         """
-        content = f"{VIDEO_TOKEN}\n{_without_placeholder(text)}"
+        content = f"{VIDEO_TOKEN}\n{self._plain(text)}"
         if getattr(self.tokenizer, "chat_template", None):
             turn = [{"role": "user", "content": content}]
             prompt: str = self.tokenizer.apply_chat_template(
@@ -132,7 +133,7 @@ class Exo2EgoProcessor(ProcessorMixin):
 
     def encode_continuation(self, text: str) -> list[int]:
         """Returns the ids of an answer after a prompt, EOS at the end."""
-        ids = self.tokenizer(_without_placeholder(text), add_special_tokens=False).input_ids
+        ids = self.tokenizer(self._plain(text), add_special_tokens=False).input_ids
         return [*ids, self.tokenizer.eos_token_id]
 
     def prepare(self, prompt: str, frames: NDArray[numpy.uint8], view: str | None = None) -> dict[str, Tensor]:
@@ -148,7 +149,6 @@ class Exo2EgoProcessor(ProcessorMixin):
         prompt = text if VIDEO_TOKEN in text else self.chat_prompt(text)
         return BatchFeature(self.prepare(prompt, videos, view), tensor_type=return_tensors)
 
-
-def _without_placeholder(text: str) -> str:
-    """Returns the text with `<video>` as a word: only the processor places the placeholder."""
-    return text.replace(VIDEO_TOKEN, "video")
+    def _plain(self, text: str) -> str:
+        """Returns a text of the data: only the processor places the placeholder, only the template control tokens."""
+        return without_control_tokens(text, self.tokenizer, [VIDEO_TOKEN])

@@ -282,9 +282,9 @@ class Exo2EgoForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> Exo2EgoOutput:
         """Runs the model on ids [B, S] and pixels [B, T, 3, S, S].
 
-        With `labels` [B, S] only label positions get logits, else the last `logits_to_keep` (0: all) or, as a tensor, the
-        positions that it names. With `exo_pixel_values_videos` [B, K, T, 3, S, S]
-        (stage 2) the features for KL and cycle loss come too; `cycle` is both, forward or off (Exo2Ego §4.3).
+        With `labels` [B, S] only label positions get logits; without, the last `logits_to_keep` (0: all) or those whose
+        numbers it holds. With `exo_pixel_values_videos` [B, K, T, 3, S, S] (stage 2) the features for KL and cycle loss
+        come too; `cycle` is both, forward or off (Exo2Ego §4.3).
         """
         guidance: dict[str, Any] = {}
         if exo_pixel_values_videos is not None:

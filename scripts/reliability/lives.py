@@ -100,11 +100,11 @@ def live(case: Case, corpus: TinyCorpus, run_dir: Path, end: End, chance: random
     for process in ranks:
         process.start()
     if end.aim in ("any time", "signal"):
-        _wait_for(lambda: marks[STEP] >= marks[STARTED_AT] + end.after, ranks)
+        wait_for(lambda: marks[STEP] >= marks[STARTED_AT] + end.after, ranks)
         time.sleep(end.chance * 0.5)
         if ranks[died].exitcode is None:
             os.kill(ranks[died].pid, end.number)  # type: ignore[arg-type]
-    _wait_for(lambda: any(process.exitcode is not None for process in ranks), ranks)
+    wait_for(lambda: any(process.exitcode is not None for process in ranks), ranks)
     in_save = bool(marks[IN_SAVE])
     for process in ranks:  # what torchrun does: one is dead, the others go
         killed = any(other.exitcode == -signal.SIGKILL for other in ranks)
@@ -122,7 +122,8 @@ def live(case: Case, corpus: TinyCorpus, run_dir: Path, end: End, chance: random
     )
 
 
-def _wait_for(happened: Callable[[], bool], ranks: list[Any]) -> None:
+def wait_for(happened: Callable[[], bool], ranks: list[Any]) -> None:
+    """Returns when it happened or a process has ended; raises `TimeoutError` after `LONGEST_S`."""
     limit = time.monotonic() + LONGEST_S
     while not happened() and all(process.exitcode is None for process in ranks):
         if time.monotonic() > limit:

@@ -43,7 +43,7 @@ def question(task: str, number: int, **changes: Any) -> dict[str, Any]:
 
 
 def prediction(asked: dict[str, Any], mode: str, skill: float, draw: random.Random) -> dict[str, Any]:
-    """Returns an answer that is right a little more often the higher `skill` is."""
+    """Returns an answer that is right a little more often the higher `skill` is; to an open question a text."""
     count, truth = len(asked["options"]), asked["answer_index"] or 0
     row = {
         "id": asked["id"],
@@ -55,6 +55,8 @@ def prediction(asked: dict[str, Any], mode: str, skill: float, draw: random.Rand
         "video": asked["video"],
         "seconds": 0.25,
     }
+    if not count:
+        return {**row, "raw_output": asked["answer_text"] if draw.random() < skill else "I cannot tell"}
     if mode == "generate":
         chosen = truth if draw.random() < skill else draw.choice((*range(count), None))
         text = "I cannot tell" if chosen is None else f"({'ABCDEFGHIJ'[chosen]})"
@@ -72,13 +74,17 @@ def write_run(
     skill: float = 0.5,
     seed: int = 0,
     questions: Sequence[dict[str, Any]] | None = None,
+    model: str = "/somewhere/runs/stage3",
     **key: Any,
 ) -> Path:
-    """Writes a finished run; `key` is added to its run key."""
+    """Writes a finished run of `model`; `key` is added to its run key."""
     asked = questions if questions is not None else [question(task, n) for task in tasks for n in range(num_questions)]
     draw = random.Random(seed)
+    answers = [
+        prediction(row, mode, skill, draw) for row in asked for mode in (modes if row["options"] else ("generate",))
+    ]
     write_jsonl(folder / "questions.jsonl", list(asked))
-    write_jsonl(folder / "predictions.jsonl", (prediction(row, mode, skill, draw) for row in asked for mode in modes))
+    write_jsonl(folder / "predictions.jsonl", answers)
     write_jsonl(folder / "failures.jsonl", [])
     settings = {"model": "a" * 64, "form": "chat", "prompt": "first_person@1", "likelihood_prompt": "question_only@1"}
     write_json(
@@ -90,7 +96,7 @@ def write_run(
                 "packages": {"torch": "2.15.0"},
                 "command": f"egobench output={folder}",
                 "written_utc": "2026-01-01T00:00:00+00:00",
-                "config": {"model": "/somewhere/runs/stage3", "output": str(folder), "modes": list(modes)},
+                "config": {"model": model, "output": str(folder), "modes": list(modes)},
                 "inputs": {"/somewhere/questions.jsonl": "d" * 64},
             },
         },

@@ -113,6 +113,39 @@ def test_small_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     numbers = json.loads(capsys.readouterr().out)
     assert numbers["mAP"] == pytest.approx((0.5 + 0.5 + 1) / 3)
     assert numbers["num_videos_without_class"] == 1
+    assert (numbers["num_classes"], numbers["num_classes_without_video"]) == (3, 0)
+
+
+def test_a_class_that_no_video_has_is_counted_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = small_files(tmp_path, classes=f"{CLASSES}\nc003 Sneezing\nc004 Smiling")
+    numpy.save(tmp_path / "scores.npy", numpy.arange(15.0).reshape(3, 5))
+    assert charades.main([*arguments, "--json"]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert numbers["mAP"] == pytest.approx((0.5 + 0.5 + 1) / 3)
+    assert (numbers["num_classes"], numbers["num_classes_without_video"]) == (5, 2)
+    assert charades.main(arguments) == 0
+    assert "over 3 classes and 3 videos; 2 classes have no video" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_score_that_is_not_a_number_names_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = small_files(tmp_path)
+    numpy.save(tmp_path / "scores.npy", numpy.full((3, 3), numpy.nan))
+    assert charades.main(arguments) == 5
+    assert f"{tmp_path / 'scores.npy'}: score of row 0, class 0 is NaN" in " ".join(capsys.readouterr().err.split())
+
+
+def test_scores_are_compared_with_all_their_digits() -> None:
+    truth, scores = numpy.array([[0, 1], [1, 0]]), numpy.array([[1.0, 0.0], [1.0 + 1e-12, 0.0]])
+    assert score_classes(truth, scores).per_class[0] == 1.0
+    rounded = score_classes(truth, scores.astype(numpy.float32))
+    assert rounded.per_class[0] == 0.5, "equal there: the earlier row comes first"
+
+
+def test_a_labelled_video_of_score_minus_infinity_ties_with_the_unlabelled() -> None:
+    """As in the official code, whose lowest score is -inf: the earlier row comes first."""
+    scores = numpy.array([[0.5], [-numpy.inf]])
+    assert score_classes(numpy.array([[0], [1]]), scores).mean == 0.5
+    assert score_classes(numpy.array([[1], [0]]), scores[::-1]).mean == 1.0
 
 
 @pytest.mark.parametrize(

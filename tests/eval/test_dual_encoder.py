@@ -23,7 +23,8 @@ from eval.dual_encoder import load_dual_encoder
 from eval.open_clip_encoder import OWN_CONFIG, OpenClipEncoder
 from eval.predictions import read_predictions
 from exo2ego.errors import CheckpointError, EvaluationError, Exo2EgoError
-from tests.eval.evaluation_setup import write_setup
+from exo2ego.storage import write_jsonl
+from tests.eval.evaluation_setup import question_row, write_setup
 from tests.eval.test_egobench import CONFIG
 from tests.eval.tiny_model import NARRATIONS
 from tests.eval.tiny_open_clip import ARCHITECTURE, VALUES, registered, write_checkpoint
@@ -98,11 +99,28 @@ def test_a_run_of_the_evaluator(checkpoint: Path, tmp_path: Path, capsys: pytest
     assert run(setup, checkpoint, tmp_path / "out", "modes=[likelihood]") == 0
     rows = read_predictions(tmp_path / "out")
     assert len(rows) == 4
+    assert "has no calibration: its option scores are cosine" in (tmp_path / "out" / "results.md").read_text("utf-8")
     assert all(-1 <= score <= 1 for row in rows for score in row.option_scores or [])
     assert {row.num_options for row in rows} == {5}
     for mode in ("letter", "generate"):
         assert run(setup, checkpoint, tmp_path / mode, f"modes=[{mode}]") == EvaluationError.exit_code
         assert "set modes=[likelihood]" in " ".join(capsys.readouterr().err.split())
+
+
+def test_open_questions_are_left_out_and_said(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup = write_setup(tmp_path / "setup", num_questions=2)
+    unknown = {"options": [], "answer_index": None, "answer_text": "a cup"}
+    spoken = [question_row(number, id=f"open/{number}", task="qaego4d_open", **unknown) for number in (2, 3)]
+    write_jsonl(setup / "questions.jsonl", [question_row(0), *spoken])
+    assert run(setup, checkpoint, tmp_path / "out", "modes=[likelihood]") == 0
+    assert "2 open questions are left out" in capsys.readouterr().out
+    assert [row.question_id for row in read_predictions(tmp_path / "out")] == ["inter/take0/0"]
+    write_jsonl(setup / "questions.jsonl", spoken)
+    assert run(setup, checkpoint, tmp_path / "none", "modes=[likelihood]") == EvaluationError.exit_code
+    assert "all 2 questions are open" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_checkpoint_of_open_clips_own_training_is_read_without_running_code(checkpoint: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_a_run_answers_everything_and_its_report_can_be_made_again(
 ) -> None:
     done = run_python("-m", "eval.egobench", *arguments(setup, tmp_path, ALL_MODES))
     assert done.returncode == 0, done.stderr
-    assert "| narration_inter | letter | 12 | 3 |" in done.stdout
+    assert "| narration_inter | letter | accuracy |" in done.stdout
     predictions = [Prediction.model_validate(row) for row in read_jsonl(tmp_path / "predictions.jsonl")]
     assert len(predictions) == 3 * 12
     assert all((row.raw_output is None) == (row.mode != "generate") for row in predictions)
@@ -253,6 +253,13 @@ def test_a_folder_without_a_checkpoint_is_no_model(
         ),
         (json.dumps(question_row(0, options=["x"] * 11)), EvaluationError.exit_code, "has 11 options"),
         (json.dumps(question_row(0, frames=["a.jpg"])), EvaluationError.exit_code, "lists frames"),
+        (json.dumps(question_row(0, options=["a", " ", ""])), EvaluationError.exit_code, "option 2, 3 is empty"),
+        (
+            json.dumps(question_row(0, answer_index=True)),
+            DataError.exit_code,
+            "answer_index: Input should be a valid int",
+        ),
+        (json.dumps(question_row(0, id="")), DataError.exit_code, "id: String should have at least 1 character"),
         ("", EvaluationError.exit_code, "no questions in"),
     ],
 )
@@ -298,6 +305,28 @@ def test_predictions_without_their_run_are_not_continued(
     (tmp_path / "run.json").unlink()
     assert run(setup, tmp_path, "modes=likelihood") == EvaluationError.exit_code
     assert "no run.json" in capsys.readouterr().err
+
+
+def test_the_plain_form_leaves_open_questions_out(
+    setup: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_one = question_row(0, id="open/0", task="qaego4d_open", options=[], answer_index=None, answer_text="a cup")
+    write_jsonl(tmp_path / "both.jsonl", [question_row(1), open_one])
+    plain = [f"data.questions={tmp_path / 'both.jsonl'}", "form=plain", "modes=likelihood"]
+    assert run(setup, tmp_path / "out", *plain) == 0
+    assert "1 open questions are left out" in capsys.readouterr().out
+    assert set(answers(tmp_path / "out")) == {("inter/take1/1", "likelihood")}
+
+
+def test_videos_of_another_folder_are_another_run(
+    setup: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(setup / "videos", other)
+    assert run(setup, tmp_path / "out", "modes=likelihood") == 0
+    assert run(setup, tmp_path / "out", "modes=likelihood", f"data.root={other}") == 0
+    assert "data_root: there" in " ".join(capsys.readouterr().out.split())
+    assert str(tmp_path) not in (tmp_path / "out" / "results.json").read_text()
 
 
 def test_open_questions_are_answered_by_text(setup: Path, tmp_path: Path) -> None:

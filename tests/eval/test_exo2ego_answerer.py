@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy
 import pytest
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from eval.answerers import exo2ego
 from eval.answerers.exo2ego import Exo2EgoAnswerer, ReadVideo
 from eval.answerers.protocol import ScoreRequest
+from eval.answerers.token_tree import Segment
+from exo2ego.errors import EvaluationError
 from exo2ego.model.options import View
 from tests.eval.tiny_model import NARRATIONS, tiny_model
 
@@ -110,6 +113,80 @@ def test_all_questions_about_a_clip_score_as_alone(largest: int, monkeypatch: py
         assert found == pytest.approx(expected, abs=TOLERANCE)
     assert model.generate(video, requests[0].prompt) == first
     assert model.score(video, requests[:1])[0] == pytest.approx(alone[0], abs=TOLERANCE)
+
+
+def test_nothing_is_computed_of_the_last_layer_that_nobody_needs() -> None:
+    """Of the prefix it computes keys and values alone; the head sees only places that predict a scored token."""
+    layers, seen = MODEL.model.language_model.layers, {"first": 0, "last": 0, "head": 0}
+
+    def count(name: str) -> Callable[..., None]:
+        def hook(_: Any, given: tuple[torch.Tensor, ...]) -> None:
+            seen[name] += given[0].shape[1]
+
+        return hook
+
+    watched = {"first": layers[0].mlp, "last": layers[-1].mlp, "head": MODEL.lm_head}
+    hooks = [module.register_forward_pre_hook(count(name)) for name, module in watched.items()]
+    try:
+        model = answerer()
+        video = model.encode(FRAMES)
+        options_of(model, video, model.render("Which description?"), NARRATIONS)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    lengths = [len(PROCESSOR.encode_continuation(text)) for text in NARRATIONS]
+    assert seen["first"] == seen["last"] + len(video.prefix)
+    assert seen["head"] == 1 + sum(length - 1 for length in lengths)
+
+
+@pytest.mark.parametrize("mode", ["options", "letters"])
+def test_the_sentence_before_all_questions_is_read_once(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = answerer()
+    sentence = "Pay attention to the left hand and to the right hand of the person. "
+    prompts = [model.render(sentence + question) for question in ("Which?", "Which one?", "What?", "What?")]
+    requests = [
+        ScoreRequest(prompt, ("A", "B") if mode == "letters" else tuple(NARRATIONS), mode)  # type: ignore[arg-type]
+        for prompt in prompts
+    ]
+    alone = [model.score(model.encode(FRAMES), [request])[0] for request in requests]
+    lengths: list[int] = []
+    read = exo2ego.tree_inputs
+    monkeypatch.setattr(exo2ego, "tree_inputs", lambda *given: lengths.append(num_tokens(given[0])) or read(*given))
+    together = model.score(model.encode(FRAMES), requests)
+    assert together == [pytest.approx(scores, abs=TOLERANCE) for scores in alone]
+    continued = sum(len(PROCESSOR.encode_continuation(text)) - 1 for text in NARRATIONS) if mode == "options" else 0
+    questions = [len(PROCESSOR.encode_prompt(prompt)) - PROCESSOR.num_video_tokens["ego"] for prompt in prompts]
+    shared = len(PROCESSOR.tokenizer(sentence, add_special_tokens=False).input_ids)
+    assert lengths[0] <= sum(questions) + 4 * continued - 3 * (shared - 1)
+
+
+def num_tokens(segments: Sequence[Segment]) -> int:
+    return sum(len(segment.ids) for segment in segments)
+
+
+def test_a_clip_with_many_questions_is_read_in_trees_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exo2ego, "LARGEST_TREE_TOKENS", 200)
+    lengths: list[int] = []
+    read = exo2ego.tree_inputs
+    monkeypatch.setattr(exo2ego, "tree_inputs", lambda *given: lengths.append(num_tokens(given[0])) or read(*given))
+    model = answerer()
+    requests = [ScoreRequest(model.render(f"Which of {n}?"), tuple(NARRATIONS * 2), "options") for n in range(60)]
+    assert len(model.score(model.encode(FRAMES), requests)) == 60
+    one = model._plan(model.encode(FRAMES), requests[-1]).num_tokens
+    assert max(lengths) <= max(200, one)
+
+
+def test_texts_beyond_a_sliding_window_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = answerer()
+    video, prompt = model.encode(FRAMES), model.render("Which description?")
+    expected = options_of(model, video, prompt, NARRATIONS)
+    longest = max(len(PROCESSOR.encode_continuation(text)) for text in NARRATIONS)
+    needed = len(PROCESSOR.encode_prompt(prompt)) + longest - 1
+    monkeypatch.setattr(MODEL.model.language_model.config, "sliding_window", needed)
+    assert options_of(model, model.encode(FRAMES), prompt, NARRATIONS) == pytest.approx(expected, abs=TOLERANCE)
+    monkeypatch.setattr(MODEL.model.language_model.config, "sliding_window", needed - 1)
+    with pytest.raises(EvaluationError, match=f"take {needed} tokens, but .* looks back {needed - 1}"):
+        options_of(model, model.encode(FRAMES), prompt, NARRATIONS)
 
 
 def test_the_video_matters() -> None:

@@ -95,7 +95,7 @@ def test_a_judge_that_never_follows_the_protocol_is_an_error(
 
 def test_what_was_judged_before_the_endpoint_failed_is_kept(tmp_path: Path) -> None:
     folder = write_open_folder(tmp_path / "run")
-    with fake_server(completion(YES), failure(400), completion(YES)) as server:
+    with fake_server(completion(YES), failure(401), completion(YES)) as server:
         assert judge.main(arguments(folder, server)) == 7
         assert not (folder / "judgements.json").exists()
         assert judge.main(arguments(folder, server)) == 0

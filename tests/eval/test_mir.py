@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from eval import mir
 from eval.graded_retrieval import score_retrieval
+from eval.matrices import read_matrix, show_json
 from exo2ego.action_relevancy import ActionClass, relevancy, relevancy_matrix
-from exo2ego.errors import EvaluationError
+from exo2ego.errors import DataError, EvaluationError
 from tests.shared_data import shared_path
 
 TOLERANCE = 1e-9  # of the golden numbers: the same sums in another order
@@ -104,10 +105,15 @@ def official(similarity: NDArray[Any], graded: NDArray[Any]) -> tuple[float, flo
     return sum(precisions) / len(precisions), sum(gains) / len(gains)
 
 
-@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 12), st.booleans())
-def test_blocks_and_ties_change_nothing(seed: int, rows: int, columns: int, with_ties: bool) -> None:
+SIGNED = numpy.array([-numpy.inf, -1.5, -0.0, 0.0, 1e-30, 0.5, numpy.inf])
+"""Ties also where the bits differ: 0 and -0 are equal."""
+
+
+@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 12), st.booleans(), st.sampled_from(["f2", "f4", "f8"]))
+def test_blocks_and_ties_change_nothing(seed: int, rows: int, columns: int, with_ties: bool, dtype: str) -> None:
     generator = numpy.random.default_rng(seed)
-    similarity = generator.integers(0, 4, (rows, columns)) / 4 if with_ties else generator.random((rows, columns))
+    similarity = generator.choice(SIGNED, (rows, columns)) if with_ties else generator.normal(size=(rows, columns))
+    similarity = similarity.astype(dtype)
     graded = generator.choice([0, 0.25, 0.5, 1], (rows, columns))
     graded[numpy.arange(rows), generator.integers(0, columns, rows)] = 1
     scores = score_retrieval(similarity, graded)
@@ -167,8 +173,27 @@ def small_files(folder: Path, videos: str = VIDEOS, sentences: str = SENTENCES) 
 def test_small_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert mir.main([*small_files(tmp_path), "--json"]) == 0
     numbers = json.loads(capsys.readouterr().out)
-    assert numbers["mAP_V2T"] == 1.0
+    assert numbers["mAP_V2T"] == numbers["mAP_T2V"] == numbers["mAP_avg"] == 1.0
     assert numbers["num_videos_without_target"] == 1  # P01_1 has no caption of its class
+    assert numbers["num_captions_without_target"] == 0
+
+
+def test_the_directions_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """P01_0 finds its caption second and P01_2 first; each caption finds its clip first."""
+    arguments = small_files(tmp_path)
+    numpy.save(tmp_path / "sim.npy", numpy.array([[0.9, 0.95], [0.0, 0.0], [0.1, 0.97]]))
+    assert mir.main([*arguments, "--json"]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert numbers["binary_mAP_V2T"] == pytest.approx((1 / 2 + 1) / 2)
+    assert numbers["binary_mAP_T2V"] == pytest.approx(1)
+    assert numbers["binary_mAP_avg"] == pytest.approx(7 / 8)
+
+
+def test_what_is_no_number_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    show_json({"mAP": float("nan"), "num_videos": 2, "wAP": None, "nDCG": 0.5})
+    printed = capsys.readouterr().out
+    assert "NaN" not in printed
+    assert json.loads(printed) == {"mAP": None, "num_videos": 2, "wAP": None, "nDCG": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -176,9 +201,11 @@ def test_small_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     [
         (VIDEOS, SENTENCES + "P09_9,cut\n", "P09_9 is not in"),
         (VIDEOS + "P01_0,0,[2]\n", SENTENCES, "narration_id P01_0 is given twice"),
+        (VIDEOS, SENTENCES + "P01_0,take plate\n", "sentences.csv: line 4: narration_id P01_0 is given twice"),
+        (VIDEOS, "narration_id,narration\n", "sentences.csv: no rows"),
         (VIDEOS.replace("[4]", "import os"), SENTENCES, "line 4: all_noun_classes"),
         (VIDEOS.replace("verb_class", "verb"), SENTENCES, "lacks the column verb_class"),
-        (VIDEOS, "narration_id,narration\n", "no rows"),
+        ("narration_id,verb_class,all_noun_classes\n", SENTENCES, "videos.csv: no rows"),
         (VIDEOS, SENTENCES + "P01_1,wash\n", "has shape (3, 2), expected (3, 3)"),
     ],
 )
@@ -195,13 +222,98 @@ def test_a_matrix_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str
     numpy.save(path, numpy.zeros((2, 3)))
     assert mir.main(arguments) == 3
     assert "transpose it" in " ".join(capsys.readouterr().err.split())
-    numpy.save(path, numpy.array([{}, []], dtype=object), allow_pickle=True)
-    assert mir.main(arguments) == 3  # code in a file is never run
-    path.write_bytes(path.read_bytes()[:20])
+    numpy.save(path, numpy.zeros((3, 3)))
     assert mir.main(arguments) == 3
-    path.unlink()
-    assert mir.main(arguments) == 3
+    assert "transpose it" not in " ".join(capsys.readouterr().err.split())
     numpy.save(path, numpy.full((3, 2), numpy.nan))
-    capsys.readouterr()
     assert mir.main(arguments) == 5
-    assert "row 0, column 0 is NaN" in " ".join(capsys.readouterr().err.split())
+    assert f"{path}: similarity of row 0, column 0 is NaN" in " ".join(capsys.readouterr().err.split())
+
+
+class RunsCode:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str, str]]:
+        return open, (str(self.path), "w")
+
+
+def test_code_in_a_matrix_is_never_run(tmp_path: Path) -> None:
+    arguments = small_files(tmp_path)
+    bomb = numpy.empty((3, 2), dtype=object)
+    bomb[:] = RunsCode(tmp_path / "made")
+    numpy.save(tmp_path / "sim.npy", bomb, allow_pickle=True)
+    assert mir.main(arguments) == 3
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("dtype", ["bool", "complex64", "U3", "datetime64[s]"])
+def test_a_matrix_of_other_values_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], dtype: str) -> None:
+    arguments = small_files(tmp_path)
+    numpy.save(tmp_path / "sim.npy", numpy.zeros((3, 2), dtype=dtype))
+    assert mir.main(arguments) == 3
+    assert "expected floats or integers" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i1", "u1", "i8"])
+def test_a_matrix_of_any_numbers_is_read(tmp_path: Path, dtype: str) -> None:
+    path = tmp_path / "sim.npy"
+    numbers = numpy.array([[1, 0], [2, 3], [5, 4]], dtype=dtype)
+    for stored in (numbers, numpy.asfortranarray(numbers)):
+        numpy.save(path, stored)
+        found = read_matrix(path, (3, 2), "")
+        assert found.tolist() == numbers.tolist()
+        assert found.dtype.kind == "f"
+
+
+DAMAGED = {
+    "empty": b"",
+    "a zip file": b"PK\003\004abc",
+    "a table": b"narration_id,0.1,0.2\n",
+    "a header alone": b"\x93NUMPY\x01\x00",
+    "no shape": b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f8'}\n",
+    "an open bracket": b"\x93NUMPY\x01\x00\x10\x00{'descr': ((((  \n",
+    "a size that nothing has": b"\x93NUMPY\x01\x00\x46\x00"
+    + b"{'descr': '<f8', 'fortran_order': False, 'shape': (100000000000, 100)}".ljust(69)
+    + b"\n",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_damaged_matrix_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes) -> None:
+    arguments = small_files(tmp_path)
+    (tmp_path / "sim.npy").write_bytes(content)
+    assert mir.main(arguments) == 3
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{tmp_path / 'sim.npy'}: " in said
+    assert "Traceback" not in said
+    assert "pickle" not in said
+    (tmp_path / "sim.npy").unlink()
+    assert mir.main(arguments) == 3
+    assert "no such file" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")
+def test_a_changed_byte_of_a_header_is_a_data_error_or_changes_nothing_but_values(tmp_path: Path) -> None:
+    path = tmp_path / "sim.npy"
+    numpy.save(path, numpy.zeros((3, 2), dtype=numpy.float32))
+    whole = path.read_bytes()
+    for place in range(len(whole) - 24):
+        for value in (0, 0x28, 0x5C, 0x7B, whole[place] ^ 1, whole[place] ^ 0x80):
+            path.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+            try:
+                assert read_matrix(path, (3, 2), "").shape == (3, 2)
+            except DataError:
+                continue
+
+
+def test_a_file_that_is_cut_off_is_a_data_error(tmp_path: Path) -> None:
+    path = tmp_path / "sim.npy"
+    numpy.save(path, numpy.ones((3, 2)))
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=r"sim\.npy: "):
+            read_matrix(path, (3, 2), "")

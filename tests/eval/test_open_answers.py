@@ -43,6 +43,27 @@ def test_meteor_by_hand() -> None:
     assert scorer.meteor("big", "large") == 0.0  # no synonyms
 
 
+def test_words_of_three_letters_are_not_stemmed() -> None:
+    """As in Google's rouge-score: Porter's stemmer would make "tying" and "tie" of "tied", but "was" "wa"."""
+    scorer = WordScorer()
+    assert scorer.words("Was his TABLES' use: 2 tied") == ["was", "his", "tabl", "use", "2", "tie"]
+
+
+@pytest.mark.parametrize(
+    ("truth", "answer", "equal"),
+    [
+        ("on the table", "On  the table.", 1.0),
+        ("table", "on the table", 0.0),
+        ("on the table", "table", 0.0),
+        ("on the table", "on the table, I think", 0.0),
+    ],
+)
+def test_exact_match(truth: str, answer: str, equal: float) -> None:
+    (found,) = open_answers.score_open_answers([("q", truth, answer)], None)
+    assert found.exact_match == equal
+    assert found.similarity is None
+
+
 def brute_force(first: list[int], second: list[int]) -> int:
     if not first or not second:
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +17,14 @@ from eval import egobench
 from eval.answerers.loading import AnswererOptions, EndpointOptions, load_answerer
 from eval.answerers.pretrained import PretrainedAnswerer
 from eval.answerers.protocol import ScoreRequest
+from eval.answerers.trial import PROBE_SIDE, PROBE_TURN, try_out
 from eval.answerers.video_llava import VideoLlavaAnswerer
 from eval.predictions import read_predictions
 from exo2ego.errors import CheckpointError, ConfigError, EvaluationError, Exo2EgoError
 from exo2ego.storage import read_json
 from tests.eval.evaluation_setup import write_setup
 from tests.eval.test_egobench import ALL_MODES, CONFIG
-from tests.eval.tiny_families import change_json, qwen2_vl, qwen3_vl, video_llava
+from tests.eval.tiny_families import BUILDERS, change_json, qwen2_vl, qwen3_vl, video_llava
 
 WEIGHTS = "model.safetensors"
 
@@ -84,6 +86,10 @@ def of_type(model_type: str) -> Callable[[Path], None]:
     return lambda folder: change_json(folder / "config.json", model_type=model_type)
 
 
+def without_an_end(folder: Path) -> None:
+    change_json(folder / "tokenizer_config.json", eos_token=None)
+
+
 def deaf_template(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text("{% for turn in messages %}{{ turn.content[-1].text }}{% endfor %}")
 
@@ -100,9 +106,14 @@ FAULTS: dict[str, tuple[Callable[[Path], object], type[Exo2EgoError], str]] = {
     "no tokenizer": (
         without("tokenizer.json", "tokenizer_config.json"),
         EvaluationError,
-        "not know <|video_pad|>",
+        "not know <|video_pad|>; is tokenizer.json missing",
     ),
-    "no chat template": (without("chat_template.jinja"), EvaluationError, "the processor has no chat template"),
+    "no chat template": (
+        without("chat_template.jinja"),
+        EvaluationError,
+        "has no chat template, which makes the prompts; expected chat_template.jinja",
+    ),
+    "no end token": (without_an_end, EvaluationError, "has no end token, which ends the options' texts; expected eos"),
     "a template of text": (deaf_template, EvaluationError, "has no place for a video and a question"),
     "a text model": (of_type("qwen2"), EvaluationError, "model_type `qwen2`; qwen_vl takes qwen2_vl"),
     "a model of single pictures": (of_type("llava"), EvaluationError, "model_type `llava`; qwen_vl takes"),
@@ -117,6 +128,44 @@ def test_a_damaged_or_unfit_folder_is_named(folder: Path, fault: str) -> None:
         load(f"qwen_vl:{folder}")
     assert message in str(raised.value)
     assert str(folder) in str(raised.value) or "qwen_vl" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"), [("llava_onevision", "num_image_tokens", 25), ("internvl", "image_seq_length", 9)]
+)
+def test_a_processor_of_another_model_is_found_before_the_first_question(
+    tmp_path: Path, name: str, setting: str, value: int
+) -> None:
+    family, builder = BUILDERS[name]
+    folder = builder(tmp_path)
+    change_json(folder / "processor_config.json", **{setting: value})
+    with pytest.raises(CheckpointError, match=r"the model cannot read what its processor prepares: .*") as raised:
+        load(f"{family}:{folder}")
+    assert str(folder) in str(raised.value)
+    assert "processor_config.json" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_the_trial_shows_two_frames_and_draws_no_random_number(tmp_path: Path, name: str) -> None:
+    family, builder = BUILDERS[name]
+    answerer = load(f"{family}:{builder(tmp_path)}", num_frames=8)
+    lengths: list[int] = []
+    hook = answerer.model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, given: lengths.append(given[0].shape[1])
+    )
+    before = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()  # type: ignore[union-attr]
+    try_out(answerer)
+    after = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()  # type: ignore[union-attr]
+    hook.remove()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+    grey = numpy.full((8, PROBE_SIDE, PROBE_SIDE, 3), 128, dtype=numpy.uint8)
+    whole, shown = (
+        answerer.inputs(answerer.encode(grey[:count]), answerer.render(PROBE_TURN))["input_ids"].shape[1]
+        for count in (8, 2)
+    )
+    assert lengths == [shown]
+    assert shown < whole
 
 
 def test_a_model_with_code_of_its_own_is_not_run(folder: Path, tmp_path: Path) -> None:
@@ -150,13 +199,27 @@ def test_a_number_of_frames_that_a_model_cannot_take(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"1 frames of 64 x 64 pixels cannot be prepared: .*; set another num"):
         load(f"qwen_vl:{qwen}", num_frames=1)
     with pytest.raises(
-        EvaluationError, match=r"128 frames .* are 22\d\d tokens; .* takes 2048: set a smaller num_frames"
+        EvaluationError, match=r"= 22\d\d tokens, .* takes 2048; .* the video: set a smaller num_frames"
     ):
         load(f"video_llava:{llava}", num_frames=128)
     answerer = load(f"video_llava:{llava}", num_frames=110)
     video = answerer.encode(numpy.zeros((110, 48, 64, 3), numpy.uint8))
     request = ScoreRequest(answerer.render("Which?"), ("C opens the box " * 40, "C pours"), "options")
-    with pytest.raises(EvaluationError, match="the model takes 2048: set a smaller num_frames"):
+    with pytest.raises(
+        EvaluationError, match="the model takes 2048; the most go to the video: set a smaller num_frames"
+    ):
+        answerer.score(video, [request])
+
+
+def test_what_takes_the_room_is_named(whole: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"2048; the most go to the answer: set a smaller max_new_tokens"):
+        load(f"qwen_vl:{whole}", max_new_tokens=5000)
+    answerer = load(f"qwen_vl:{whole}")
+    video = answerer.encode(numpy.zeros((4, 48, 64, 3), numpy.uint8))
+    with pytest.raises(EvaluationError, match="the most go to the question and the template: shorten the question"):
+        answerer.generate(video, answerer.render("word " * 3000))
+    request = ScoreRequest(answerer.render("Which?"), ("C opens the box " * 1000, "C pours"), "options")
+    with pytest.raises(EvaluationError, match="the most go to the longest option: shorten it"):
         answerer.score(video, [request])
 
 

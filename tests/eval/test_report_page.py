@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eval import report
-from eval.charts import interval_bar, radar_chart
+from eval.charts import Bar, interval_bar, radar_chart
 from eval.examples import FrameReader, choose_examples
-from eval.measures import Measure
 from eval.results import read_results
 from eval.run_folder import read_run
 from exo2ego.intervals import Interval
@@ -60,11 +59,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     modes = ("likelihood", "generate")
     write_run(folder / "run", questions=asked, modes=modes)
     write_run(folder / "blind", questions=asked, modes=modes, skill=0, blind=True)
+    write_run(folder / "long", questions=asked, model=f"qwen_vl:/models/{'long_name_' * 12}", seed=3)
     rows = list(read_jsonl(folder / "run" / "predictions.jsonl"))
     rows = [{**row, "raw_output": row.get("raw_output") and f"{row['raw_output']} {ATTACK}"} for row in rows]
     write_jsonl(folder / "run" / "predictions.jsonl", rows)
     arguments = ["--out", str(folder / "out"), "--data-root", str(folder / "videos"), "--examples", "6"]
-    assert report.main([str(folder / "run"), str(folder / "blind"), *arguments]) == 0
+    assert report.main([*(str(folder / name) for name in ("run", "blind", "long")), *arguments]) == 0
     return folder / "out" / "report.html"
 
 
@@ -80,7 +80,10 @@ def test_the_page_holds_all_it_needs_and_data_is_text(page: Path) -> None:
     assert not re.search(r'(?:src|href)="(?!data:image/jpeg;base64,|#)', text)
     assert text.count("data:image/jpeg;base64,") == 4 * 6, "four frames of the six questions whose video is there"
     assert "vlnqa/0.mp4 cannot be read: missing" in text
-    assert "control: blind" in text
+    assert "stage3 (blind)" in text
+    for section in re.findall(r'href="#([^"]+)"', text):
+        assert f'<section id="{section}">' in text, "every entry of the navigation leads somewhere"
+    assert text.count('class="scroll" tabindex="0" role="region" aria-label=') == text.count('class="scroll"')
     assert "Table 5 of the paper" in text
     assert "Table 6 of the paper" not in text, "nothing of it was asked"
 
@@ -161,9 +164,15 @@ def test_drawings_escape_names_and_draw_what_is_there() -> None:
     drawing = radar_chart({ATTACK: axes, "half": {**axes, "EgoPlan": None}})
     assert "<script" not in drawing
     assert drawing.count("<polygon") == 4 + 1, "four rings; the run without an axis has dots alone"
-    assert drawing.count("<circle") == 3 + 2
+    assert drawing.count("<path") == 3 + 2
+    shapes = re.findall(r'<path class="line(\d)" [^>]* d="([^"]+)"', drawing)
+    assert len({shape for _, shape in shapes}) == 2, "lines differ in more than colour"
     assert 'points="0.0,-75.0 ' in drawing
-    bar = interval_bar(Measure("accuracy", 0.25, Interval(0.0, 1.0), None, 4))
+    bar = interval_bar(Bar(0.25, Interval(0.0, 1.0), None))
     assert 'x1="0.0" y1="7.0" x2="160.0"' in bar
     assert 'cx="40.0"' in bar
-    assert "chance" not in bar.replace("value, interval and chance", "")
+    assert "chance" not in bar
+    beside = interval_bar(Bar(0.5, None, 0.2, blind=0.25, shuffled=0.5))
+    assert '<circle class="blind" cx="40.0"' in beside
+    assert '<line class="range" x1="40.0" y1="7.0" x2="80.0"' in beside
+    assert '<rect class="shuffled" x="77.5"' in beside

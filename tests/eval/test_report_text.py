@@ -27,10 +27,11 @@ def test_the_same_digits_everywhere(results: Results) -> None:
     assert tuple(rows[0]) == CSV_HEADER
     markdown, tex = markdown_document(results).replace("\\|", "|"), latex(results)
     measured = [row for row in rows if row["task"] != "average"]
-    assert len(measured) == 3 * (10 + 2 + 1 + 2 + 2), "three of run and mode; further measures of the ranked tasks"
+    assert len(measured) == sum(len(score.measures) for run in results.runs for score in run.scores)
+    assert len(measured) >= 3 * (10 + 2 + 1), "three of run and mode; further measures of the ranked tasks"
     for row in measured:
-        cells = f"{row['task']} | {row['mode']} | {row['questions']} | {row['videos']} | {row['measure']} | "
-        assert f"| {row['run']} | {cells}{row['value']} | {row['interval_95']} |" in markdown
+        cells = f"{row['task']} | {row['mode']} | {row['measure']} | {row['value']} | {row['interval_95']} | "
+        assert f"| {row['run']} | {cells}{row['chance']} | {row['questions']} | {row['videos']} |" in markdown
         tail = f"{row['measure']} & {row['value']} & {row['interval_95'].replace('–', '--')} &".replace("_", r"\_")
         assert tail in tex
     averages = [row for row in rows if row["task"] == "average"]
@@ -42,12 +43,24 @@ def test_the_same_digits_everywhere(results: Results) -> None:
 def test_latex_escapes_and_balances(results: Results) -> None:
     text = latex(results)
     assert r"50 \% \& \_more\_" in text
-    body = re.sub(r"\\.", "", text.split("\n", 1)[1])
-    assert not set("%#_$~^") & set(body.replace("$", ""))
-    for table in text.split(r"\begin{tabular}")[1:]:
-        width = len(table[: table.index("\n")].strip("{}"))
-        lines = [line for line in table.splitlines() if line.endswith(r" \\") and "multicolumn" not in line]
-        assert {len(re.findall(r"(?<!\\) & ", f" {line}")) + 1 for line in lines} == {width}
+    body = text.split("\n", 1)[1].replace("}{!}{%\n", "}{!}{\n")
+    bare = re.sub(r"\\([a-zA-Z]+|.)", "", body)
+    assert not set("%#_~^") & set(bare.replace("^$", "")), "a character that LaTeX would act upon"
+    assert bare.count("{") == bare.count("}")
+    assert not re.search(r"\\\\\s*\[", body), "a bracket behind the end of a line is its option"
+    opened: list[str] = []
+    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", body):
+        if kind == "begin":
+            opened.append(name)
+        else:
+            assert opened.pop() == name
+    assert not opened
+    tables = re.findall(r"\\begin\{(?:tabular|longtable)\}\{([lr]+)\}(.*?)\\end\{", body, re.DOTALL)
+    assert len(tables) == 3 + 6, "results, average, controls and six of the paper"
+    for columns, content in tables:
+        lines = [line for line in content.splitlines() if line.endswith(r" \\") and "multicolumn" not in line]
+        rows = [line for line in lines if not line.startswith(r"\caption")]
+        assert {len(re.findall(r"(?<!\\) & ", f" {line}")) + 1 for line in rows} == {len(columns)}
 
 
 def test_markdown_rows_have_the_width_of_their_table(results: Results) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 
+import exo2ego
 from eval import report
+from eval.open_measures import JudgeAgreement
 from eval.results import read_results
 from eval.run_folder import read_run
 from exo2ego.errors import ConfigError, DataError, EvaluationError
@@ -28,15 +31,20 @@ def rewrite(folder: Path, change: Callable[[list[dict[str, Any]]], list[dict[str
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def test_the_same_files_give_the_same_bytes_wherever_they_lie(tmp_path: Path, run_python: RunPython) -> None:
+def test_the_same_files_give_the_same_bytes_wherever_they_lie(
+    tmp_path: Path, run_python: RunPython, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = write_run(tmp_path / "first", modes=("likelihood", "generate"), num_questions=12)
     second = tmp_path / "elsewhere" / "second"
     shutil.copytree(first, second)
     rewrite(second, lambda rows: rows[::-1])
     done = run_python("-m", "eval.report", str(first))
     assert done.returncode == 0, done.stderr
-    assert "| egoplan | likelihood | 12 |" in done.stdout
-    assert report.main([str(second)]) == 0
+    assert "| egoplan | likelihood | accuracy |" in done.stdout
+    for name, value in {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LC_ALL": "C"}.items():
+        monkeypatch.setenv(name, value)
+    done = run_python("-m", "eval.report", str(second))
+    assert done.returncode == 0, done.stderr
     for name in FILES:
         content = (first / name).read_bytes()
         assert content == (second / name).read_bytes(), name
@@ -77,7 +85,7 @@ def test_configurations_keep_addresses_and_lose_places(tmp_path: Path) -> None:
         "endpoint": {"base_url": "http://localhost:8000/v1", "cache": "cache", "timeout_s": 60.0},
     }
     report.main([str(tmp_path)])
-    row = "| **big, likelihood** | **ZS** |"
+    row = "| **big** | **16** | **ZS** | **likelihood** |"
     assert row in (tmp_path / "results.md").read_text(encoding="utf-8")
     assert "CLIP-L-336" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
@@ -211,17 +219,80 @@ def test_controls_are_recognised_and_no_model_s_row(tmp_path: Path) -> None:
     assert [run.title for run in results.runs] == ["a", "b (blind)", "c (blind) (shuffled frames)"]
     assert read_results([tmp_path / "blind"], ["blind"]).runs[0].title == "blind"
     lines = report.markdown(results).splitlines()
-    assert "| **a** | **likelihood** |" in "\n".join(lines)
-    assert any(line.startswith("| b (blind) | likelihood |") for line in lines)
+    assert any(line.startswith("| **a, likelihood** | **") for line in lines)
+    assert any(line.startswith("| b (blind), likelihood |") for line in lines)
 
 
 def test_runs_have_different_names(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / name, tasks=["egoplan"], num_questions=3) for name in ("x", "y")]
     assert [run.name for run in read_results(folders).runs] == ["stage3 in x", "stage3 in y"]
-    assert [run.name for run in read_results([folders[0]] * 2).runs] == ["stage3 in x #1", "stage3 in x #2"]
+    repeated = [run.name for run in read_results([folders[0]] * 2).runs]
+    assert repeated == [f"stage3 in {tmp_path.name}/x #1", f"stage3 in {tmp_path.name}/x #2"]
     for names in (["a"], ["a", "a"], ["a", "b", "c"]):
         with pytest.raises(ConfigError, match="2 different names"):
             read_results(folders, names)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("runs/exp7/checkpoints/step_000200", "exp7/checkpoints/step_000200"),
+        ("runs/exp7/export/", "exp7/export"),
+        ("qwen_vl:Qwen/Qwen2-VL-7B-Instruct", "Qwen2-VL-7B-Instruct"),
+        ("open_clip:ViT-L-14@/weights/laion.safetensors", "ViT-L-14@laion"),
+        ("endpoint:gpt-4o", "gpt-4o"),
+        ("final", "final"),
+    ],
+)
+def test_runs_are_named_for_their_models(tmp_path: Path, model: str, name: str) -> None:
+    folder = write_run(tmp_path, tasks=["egoplan"], num_questions=3, model=model)
+    (run,) = read_results([folder]).runs
+    assert run.name == name
+    assert "/weights" not in json.dumps(run.identity), "no place on a disk in a report"
+
+
+def test_a_stored_run_gives_the_stored_numbers(tmp_path: Path) -> None:
+    """A change of scoring that changes numbers must be meant: then write the CSV anew and say so in the change log."""
+    stored = Path(__file__).with_name("stored_run")
+    assert report.main([str(stored), "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "results.csv").read_bytes() == (stored / "expected_results.csv").read_bytes()
+
+
+def test_a_folder_of_another_version_says_so(tmp_path: Path) -> None:
+    write_run(tmp_path, tasks=["egoplan"], num_questions=4, exo2ego="0.0.7")
+    (run,) = read_results([tmp_path]).runs
+    assert run.warnings == [f"answered with exo2ego 0.0.7, scored with {exo2ego.__version__}"]
+    rewrite(tmp_path, lambda rows: [{key: value for key, value in rows[0].items() if key != "prompt_hash"}])
+    with pytest.raises(DataError, match=r"row 1 is not a Prediction .*prompt_hash: .*another version .*evaluate again"):
+        read_run(tmp_path)
+
+
+def test_no_predictions_yet_is_a_report_too(tmp_path: Path) -> None:
+    write_run(tmp_path, tasks=["egoplan"], num_questions=4)
+    (tmp_path / "predictions.jsonl").write_text("")
+    assert report.main([str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "unfinished: no answers yet to egoplan" in page
+
+
+@pytest.mark.parametrize("says_so", [True, False])
+def test_cosines_have_no_calibration(tmp_path: Path, says_so: bool) -> None:
+    """Also not in a folder from before models said what their scores are."""
+    write_run(tmp_path, tasks=["egoplan"], num_questions=20, model="own:x" if says_so else "open_clip:ViT-L-14@x.pt")
+    if says_so:
+        description = read_json(tmp_path / "run.json")
+        parts = {"encoder": None, "language_model": None, "scores": "cosine similarities"}
+        description["provenance"]["model"] = parts
+        write_json(tmp_path / "run.json", description)
+    assert report.main([str(tmp_path)]) == 0
+    found = read_json(tmp_path / "results.json")
+    assert [row["calibration"] for row in found["results"]] == [None]
+    assert found["runs"][0]["no_calibration"] == "its option scores are cosine similarities, not log-probabilities"
+    for name in ("results.md", "report.html"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "has no calibration: its option scores are cosine similarities" in text
+    assert 'class="reliability"' not in text
+    assert not re.search(r"\d %</span>", text), "no confidence beside an answer"
 
 
 def test_several_folders_need_a_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,9 +333,25 @@ def test_open_answers_are_scored_by_what_was_run_on_them(tmp_path: Path) -> None
     values = {one.name: (one.value, one.count) for one in run.scores[0].measures}
     assert values == {"judge_accuracy": (pytest.approx(3 / 7), 7), "judge_score": (pytest.approx(4 / 5), 7)}
     assert run.identity["judge"] == {"model": "judge-1"}
+    assert run.judge_agreement is None, "the rule has not been asked"
+    likeness = {"rouge_l": 0.5, "meteor": 0.5, "similarity": None}
+    scores = [{"question_id": row["id"], "exact_match": float(n < 2), **likeness} for n, row in enumerate(asked)]
+    write_json(folder / "open_scores.json", {"scores": scores})
+    (run,) = read_results([folder]).runs
+    assert run.judge_agreement == JudgeAgreement(count=7, num_equal=5, num_exact=1, num_exact_accepted=1)
     report.main([str(folder)])
-    assert "**42.9/4.0 (" in (folder / "results.md").read_text(encoding="utf-8")
+    text = (folder / "results.md").read_text(encoding="utf-8")
+    assert "Scored by rule and by a judge: QAEgo4D (open)." in text
+    assert "the judge judge-1 and exact match agree on 5 of 7 answers (71.4 %); of 1 exact matches it accepts 1" in text
+    assert read_json(folder / "results.json")["results"][0]["rule_or_judge"] == "both"
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    first = page[page.index("<article") : page.index("</article>")]
+    assert "judge: no, 4 of 5 · exact_match 0.00" in first, "what the judge rejects comes first"
+    assert "**42.9/4.0 (" in text
     verdicts[0]["question_id"] = "qaego4d_open/unknown"
     write_json(folder / "judgements.json", {"judge": {}, "summary": {}, "judgements": verdicts})
     with pytest.raises(DataError, match="not in questions"):
+        read_results([folder])
+    write_json(folder / "judgements.json", {"judge": {}, "judgements": [{"question_id": asked[0]["id"]}]})
+    with pytest.raises(DataError, match="has no is_correct; make the file again"):
         read_results([folder])

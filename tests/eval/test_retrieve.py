@@ -27,8 +27,8 @@ COLUMNS = ["narration_id", "participant_id", "video_id", "start_timestamp", "sto
 COLUMNS += ["verb_class", "all_noun_classes"]
 CAPTIONS = ["open box", "take red cup", "stir soup", "open box", "wash plate", "count"]
 NUM_CLIPS = len(CAPTIONS)
-SENTENCES = [(0, CAPTIONS[0]), (1, CAPTIONS[1]), (4, CAPTIONS[4]), (5, CAPTIONS[5]), (2, CAPTIONS[5])]
-"""The last one carries the text of another clip, as the seven last ones of the real file do."""
+SENTENCES = [(0, "open box"), (3, "open box"), (1, CAPTIONS[1]), (4, CAPTIONS[4]), (5, CAPTIONS[5]), (2, CAPTIONS[5])]
+"""The second repeats the first; the last has the text of another clip, as the seven last ones of the real file do."""
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +160,29 @@ def test_runs_do_not_mix(root: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     (parts / "run.json").write_text(json.dumps({"model": "another"}))
     assert retrieve.main(arguments(root, tmp_path / "other.npy")) == EvaluationError.exit_code
     assert "holds clips of another run" in " ".join(capsys.readouterr().err.split())
+
+
+def test_parts_of_other_clips_are_not_taken(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Parts go by number: with another file of clips they would be rows of other clips."""
+    own = OpenClipEncoder.encode_video
+    calls = 0
+
+    def dies_at_the_third(self: OpenClipEncoder, frames: numpy.ndarray) -> numpy.ndarray:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return own(self, frames)
+
+    monkeypatch.setattr(OpenClipEncoder, "encode_video", dies_at_the_third)
+    assert retrieve.main(arguments(root, tmp_path / "sim.npy")) == 130
+    header, *rows = (root / "test.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    turned = tmp_path / "turned.csv"
+    turned.write_text("".join([header, *reversed(rows)]), encoding="utf-8")
+    assert retrieve.main(arguments(root, tmp_path / "sim.npy", videos=str(turned))) == EvaluationError.exit_code
+    assert "holds clips of another run (videos differ)" in " ".join(capsys.readouterr().err.split())
 
 
 def test_clips_that_cannot_be_read_are_listed_and_no_matrix_is_written(

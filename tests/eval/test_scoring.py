@@ -59,6 +59,15 @@ def test_hand_computed_score() -> None:
     assert found.interval == clustered_interval([True, False, False, True], ["a", "a", "b", "b"])
 
 
+@pytest.mark.parametrize(
+    ("predicted", "scores"), [(1, [2.0, 1.0]), (0, [1.0, 1.0]), (None, [2.0, 1.0]), (0, [1.0, 2.0])]
+)
+def test_a_prediction_that_its_own_scores_deny_is_refused(predicted: int | None, scores: list[float]) -> None:
+    row = prediction(7, predicted, 1, mode="letter", option_scores=scores, num_options=2)
+    with pytest.raises(EvaluationError, match=r"question q7 \(letter\): predicted_index is "):
+        score([row], [], {})
+
+
 def test_tasks_and_modes_are_apart() -> None:
     rows = [prediction(0, 1, 1), prediction(0, 0, 1, mode="letter"), prediction(1, 1, 1, task="intra")]
     found = score(rows, [failure(9, "likelihood", "hard")], {})
@@ -93,10 +102,10 @@ def test_report_as_text(tmp_path: Path) -> None:
     lines = (tmp_path / "results.md").read_text(encoding="utf-8").splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("| task |"))
     assert lines[start : start + 3] == [
-        "| task | mode | questions | videos | measure | value | 95 % interval | chance | unparsed | unreadable "
+        "| task | mode | measure | value | 95 % interval | chance | questions | videos | unparsed | unreadable "
         "| unlabelled | unanswered |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| inter | generate | 4 | 2 | accuracy | 50.0 | 0.6–99.4 | 27.1 | 1 (20.0 %) | 1 | 1 | 0 |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| inter | generate | accuracy | 50.0 | 0.6–99.4 | 27.1 | 4 | 2 | 1 (20.0 %) | 1 | 1 | 0 |",
     ]
     assert "| inter | generate | truth | 0 | 1 | 2 | 1 |" in lines
     assert "| inter | generate | prediction | 2 | 1 | 1 | 0 |" in lines

@@ -86,6 +86,43 @@ def test_the_reasoning_of_egotaskqa_is_taken_apart() -> None:
     assert found["answer form", "open"][0] == 3
 
 
+@pytest.mark.parametrize(
+    ("text", "dimensions"),
+    [
+        ("descriptive$action$query$direct", {"reasoning type", "semantic", "structure", "reference"}),
+        ("world$action$query$direct", {"scope", "semantic", "structure", "reference"}),
+        ("action$query$direct", set()),
+        ("descriptive$world$action$query$", set()),
+        ("", set()),
+    ],
+)
+def test_what_a_reasoning_type_holds(text: str, dimensions: set[str]) -> None:
+    """Beside a question of another type, so that every dimension has two values."""
+    other = "causal$predictive$state$verify$indirect"
+    rows = [
+        (asked(n, "egotaskqa_direct", answer_index=0, question="Is it?", meta={"reasoning_type": kind}), 0)
+        for n, kind in enumerate([text, other])
+    ]
+    named = {"reasoning type", "scope", "semantic", "structure", "reference"}
+    values = {key for key in _all_values(rows) if key[0] in named and key[1] in text.split("$")}
+    assert {dimension for dimension, _ in values} == dimensions
+
+
+def _all_values(rows: list[tuple[Question, int | None]]) -> set[tuple[str, str]]:
+    """Also of dimensions with one value, by a third question that has another one in each."""
+    third = asked(9, "egotaskqa_direct", answer_index=0, meta={"reasoning_type": "explanatory$team$object$choose$both"})
+    return set(parts([*rows, (third, 0)]))
+
+
+def test_the_chance_of_a_part_is_the_mean_over_its_questions() -> None:
+    sizes = (2, 4, 4, 5)
+    rows = [asked(n, answer_index=n // 2, options=list("abcde"[:size])) for n, size in enumerate(sizes)]
+    found = slice_scores([answered(row, 0) for row in rows], {row.question_id: row for row in rows})
+    chances = {(one.dimension, one.value): one.chance for one in found}
+    assert chances["position of the truth", "A"] == pytest.approx((1 / 2 + 1 / 4) / 2)
+    assert chances["position of the truth", "B"] == pytest.approx((1 / 4 + 1 / 5) / 2)
+
+
 def test_every_question_is_in_one_part_of_a_dimension_and_rare_words_are_joined() -> None:
     words = [f"word{n}" for n in range(12)]
     rows = [(asked(n, question=f"{words[n % 12]} is it?", answer_index=0), 0) for n in range(40)]

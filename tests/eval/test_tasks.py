@@ -42,9 +42,17 @@ def test_the_axes_of_figure_1() -> None:
         "EgoMCQ",
     ]
     assert axes["EgoTaskQA"] == pytest.approx(47.5)
+    assert axes["EgoSchema"] == pytest.approx(61.3)
+    assert axes["QAEgo4D"] == pytest.approx(62.1)
+    assert axes["Charades-Ego"] == pytest.approx(70.9)
+    assert axes["EK-100 MIR"] == pytest.approx(49.7)
+    assert axes["EgoPlan"] == pytest.approx(42.7)
+    assert axes["VLN-QA"] == pytest.approx(44.5)
     assert axes["EgoMCQ"] == pytest.approx(64.8)
     assert radar({"egomcq_inter": 88.4})["EgoMCQ"] is None
     assert radar(dict.fromkeys(STAGE_3, 0.0))["EgoMCQ"] == 0.0
+    assert radar({"egomcq_inter": 0.0, "egomcq_intra": 40.0})["EgoMCQ"] == 20.0
+    assert radar({}) == dict.fromkeys(axes)
 
 
 def test_every_built_table_is_a_task() -> None:

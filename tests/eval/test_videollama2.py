@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,15 @@ def test_the_options_follow_the_release(release: Path) -> None:
     options = release_options(release, num_frames=8)
     assert options["num_frames"] == 8
     assert options["connector"] == {"kind": "stc", "depth": 1}
+
+
+def test_the_layer_of_the_tower_is_that_of_the_release(release: Path, tmp_path: Path) -> None:
+    values = json.loads((release / "config.json").read_text())
+    copy = Path(shutil.copytree(release, tmp_path / "copy"))
+    (copy / "config.json").write_text(json.dumps({**values, "mm_vision_select_layer": -1}))
+    assert [release_options(folder, None)["vision_feature_layer"] for folder in (release, copy)] == [-2, -1]
+    answerers = [load_answerer(f"videollama2:{folder}", OPTIONS) for folder in (release, copy)]
+    assert answerers[0].identity != answerers[1].identity
 
 
 def test_what_is_no_full_release_is_named(release: Path, tmp_path: Path) -> None:
