@@ -1,8 +1,9 @@
 """Compares evaluations on the questions that both answered: `python -m eval.compare A B`; more are compared with A.
 
 Per task and answer mode, and for the paper's average: the difference A - B of the printed measure, its 95 % interval (a
-bootstrap over videos), and McNemar's exact test of right and wrong. A difference is resolved only where the interval
-leaves out 0 and, for accuracies, the test rejects at 5 %; nothing is corrected for looking at several tasks.
+bootstrap over videos, or gains and losses where these reach farther), and McNemar's exact test of right and wrong. A
+difference is resolved only where the interval leaves out 0 and, for accuracies, the test rejects at 5 %; nothing is
+corrected for looking at several tasks.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Comparison:
     second: float
     difference: float
     interval: Interval
-    """95 %, of the difference, by a bootstrap over videos."""
+    """95 %, of the difference, clustered by video (`eval/paired_differences.py`)."""
     only_first: int
     """Questions that the first got right and the second wrong."""
     only_second: int
@@ -250,7 +251,7 @@ def _reading(found: Comparisons) -> list[str]:
     resolved = sum(row.is_resolved for row in found.rows)
     lines = [
         f"{resolved} of {len(found.rows)} lines are resolved. Where two models do not differ at all, chance resolves "
-        "about one line in twenty, with few videos one in ten: judge by the average, in a mode chosen beforehand.",
+        "about one line in twenty: judge by the average, in a mode chosen beforehand.",
         "Not resolved does not mean equal: the interval says how large the difference may be.",
     ]
     if any(row.p_value is not None and row.measure != "accuracy" for row in found.rows):

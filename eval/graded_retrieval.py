@@ -1,8 +1,8 @@
 """Retrieval with graded relevance: the official mAP and nDCG of EPIC-KITCHENS-100 multi-instance retrieval.
 
-Two things of the official code (JPoSE, which the challenge uses) surprise, and are kept since published numbers have
-them: its average precision adds up *graded* relevance at the ranks of the items of relevance 1, and of equal
-similarities the lower index comes first for mAP, the higher one for nDCG.
+The average precision of the official code (JPoSE, which the challenge uses) adds up *graded* relevance at the ranks of
+the items of relevance 1; that surprises, and is kept since published numbers have it. Which of equal similarities comes
+first is chance there, an unstable sort's; here it is the lower index for mAP and the higher one for nDCG.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class RetrievalScores:
     """Queries without an item of relevance 1, left out of both mean average precisions."""
     num_without_relevant: int
     """Queries without an item of relevance above 0, left out of the nDCG."""
+    num_with_ties: int
+    """Queries with equal similarities: their scores can differ from the official code's."""
 
 
 def score_retrieval(similarity: Matrix, relevancy: Matrix) -> RetrievalScores:
@@ -50,7 +52,7 @@ def score_retrieval(similarity: Matrix, relevancy: Matrix) -> RetrievalScores:
             "per item in both"
         )
     columns = [_score_block(rows, graded) for rows, graded in _blocks(similarity, relevancy)]
-    average, gain, binary = (numpy.concatenate(parts) for parts in zip(*columns, strict=True))
+    average, gain, binary, is_tied = (numpy.concatenate(parts) for parts in zip(*columns, strict=True))
     return RetrievalScores(
         mean_average_precision=_mean(average),
         ndcg=_mean(gain),
@@ -58,6 +60,7 @@ def score_retrieval(similarity: Matrix, relevancy: Matrix) -> RetrievalScores:
         num_queries=len(average),
         num_without_target=int(numpy.isnan(average).sum()),
         num_without_relevant=int(numpy.isnan(gain).sum()),
+        num_with_ties=int(is_tied.sum()),
     )
 
 
@@ -72,8 +75,8 @@ def _blocks(similarity: Matrix, relevancy: Matrix) -> Iterator[tuple[Matrix, Mat
         yield rows, numpy.ascontiguousarray(relevancy[start : start + size])
 
 
-def _score_block(similarity: Matrix, relevancy: Matrix) -> tuple[Matrix, Matrix, Matrix]:
-    """Returns average precision, nDCG and binary average precision per row; NaN where a row has nothing to find."""
+def _score_block(similarity: Matrix, relevancy: Matrix) -> tuple[Matrix, Matrix, Matrix, Matrix]:
+    """Returns average precision, nDCG, binary average precision (NaN: nothing to find) and whether a row has ties."""
     num_rows, num_items = similarity.shape
     order, is_tied = _ordered(similarity)
     order += numpy.arange(0, order.size, num_items)[:, None]
@@ -88,7 +91,8 @@ def _score_block(similarity: Matrix, relevancy: Matrix) -> tuple[Matrix, Matrix,
     added_up = numpy.cumsum(packed, axis=1)[rows, nth]
     average, binary = _average_precisions(relevant, added_up)
     ideal = -numpy.sort(-packed, axis=1)
-    return average, _normalised_gain(relevant, _with_ties_reversed(rows, ranks, is_tied), ideal), binary
+    gain = _normalised_gain(relevant, _with_ties_reversed(rows, ranks, is_tied), ideal)
+    return average, gain, binary, numpy.logical_or.reduce(is_tied, axis=1)
 
 
 class Relevant(NamedTuple):

@@ -70,6 +70,8 @@ def as_numbers(scores: dict[str, RetrievalScores]) -> dict[str, float | int]:
         "num_captions": scores["T2V"].num_queries,
         "num_videos_without_target": scores["V2T"].num_without_target,
         "num_captions_without_target": scores["T2V"].num_without_target,
+        "num_videos_with_ties": scores["V2T"].num_with_ties,
+        "num_captions_with_ties": scores["T2V"].num_with_ties,
     }
 
 
@@ -98,6 +100,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, title in (("mAP", "mAP"), ("nDCG", "nDCG"), ("binary_mAP", "mAP, binary (not official)")):
             table.add_row(title, *(f"{100 * numbers[f'{name}_{column}']:.2f}" for column in ("V2T", "T2V", "avg")))
         console.print(table)
+        ties = numbers["num_videos_with_ties"], numbers["num_captions_with_ties"]
+        if any(ties):
+            console.print(
+                f"{ties[0]} videos and {ties[1]} captions have equal similarities; the official code takes any of them "
+                "first: its numbers can differ"
+            )
         return 0
 
     return run_safely(act, arguments.debug)

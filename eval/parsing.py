@@ -251,7 +251,6 @@ _BULLETS = " -•>#("
 def _standing(text: str, group: _Mentions, previous_end: int, next_start: int) -> Standing:
     """Returns what the words around mentions say of them, from the former ones or the line's start to the next."""
     before = text[max(previous_end, group.start - CONTEXT_CHARACTERS) : group.start]
-    opens_line = (previous_end == 0 or "\n" in before) and not before.rpartition("\n")[2].strip(_BULLETS)
     before = before.rpartition("\n")[2]
     # with the first character of the next mention, so that only what ends a line matches `$`
     after = text[group.end : min(next_start + 1, group.end + CONTEXT_CHARACTERS)].partition("\n")[0]
@@ -272,4 +271,6 @@ def _standing(text: str, group: _Mentions, previous_end: int, next_start: int) -
     if not group.has_letter:
         return Standing.TEXT
     is_label = is_labelled_text or group.is_bracketed or after.startswith((".", ":", ")", " -"))
-    return Standing.LEADING if opens_line and is_label and not _PREDICATE.match(after) else Standing.NAMED
+    return (
+        Standing.LEADING if is_label and not before.strip(_BULLETS) and not _PREDICATE.match(after) else Standing.NAMED
+    )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_core import PydanticSerializationError
 
 from eval.tasks import GROUPS, TASKS
 from exo2ego.config import Config
@@ -96,11 +96,10 @@ def read_questions(paths: Sequence[Path], tasks: Sequence[str] | None = None) ->
 
 def _read_question(row: dict[str, Any], where: str) -> Question:
     try:
-        question = Question.model_validate(row)
-        question.model_dump_json()  # nobody could write half a character (\ud83d) down
-        return question
-    except PydanticSerializationError as error:
-        raise DataError(f"{where} holds half a character, which is no text: {error}") from error
+        json.dumps(row, ensure_ascii=False).encode()
+        return Question.model_validate(row)
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where} holds half a character, which nobody could write down: {error}") from error
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise DataError(f"{where} is not an EgoBench record: {faults}") from error

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -43,6 +44,9 @@ class RunOptions:
 
 def run_safely(action: Callable[[], int | None], debug: bool) -> int:
     """Runs `action`; expected errors become one message and an exit code, Ctrl-C exits with 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # under LC_ALL=C a dash would end hours of work with an error
     try:
         return action() or 0
     except Exo2EgoError as error:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from eval.compare import Comparison, compare
+from eval.run_folder import read_run
 from eval.tasks import TASKS
 from exo2ego.command_line import run_safely
 from exo2ego.console import console
@@ -27,7 +29,6 @@ STAGES = ("init_ego", "stage1", "stage2", "stage3")
 CONTROLS = ("control_init_ego", "control_stage3")
 NUM_FRAMES_SHOWN = 4
 NUM_CLIPS_SHOWN = 6
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -123,34 +124,10 @@ def egoit_counts(runs: Path) -> dict[str, int]:
     return counts
 
 
-def paired_differences(runs: Path, better: str, than: str) -> list[dict[str, Any]]:
-    """Returns per task the difference of accuracy on the same questions, with a 95 % bootstrap interval over videos."""
-    import numpy
-
-    ours, theirs = (_right_answers(runs / "evaluation" / name) for name in (better, than))
-    rows = []
-    for task in sorted({task for task, _ in ours.keys() & theirs.keys()}):
-        shared = [key for key in ours.keys() & theirs.keys() if key[0] == task]
-        gains: dict[str, list[float]] = {}
-        for key in sorted(shared):
-            gains.setdefault(ours[key][1], []).append(float(ours[key][0]) - float(theirs[key][0]))
-        sums = numpy.array([sum(values) for values in gains.values()])
-        sizes = numpy.array([len(values) for values in gains.values()])
-        drawn = numpy.random.default_rng(0).integers(0, len(sums), (RESAMPLES, len(sums)))
-        means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-        # one video says nothing about others
-        low, high = numpy.quantile(means, [0.025, 0.975]) if len(sums) > 1 else (-1.0, 1.0)
-        rows.append({"task": task, "difference": sums.sum() / sizes.sum(), "low": low, "high": high})
-    return rows
-
-
-def _right_answers(folder: Path) -> dict[tuple[str, str], tuple[bool, str]]:
-    """Returns whether each question was answered right by option likelihood, and the question's ego video."""
-    return {
-        (row["task"], row["id"]): (row["predicted_index"] == row["answer_index"], row["id"].rsplit("/", 3)[-3])
-        for row in read_jsonl(folder / "predictions.jsonl", "predictions")
-        if row["mode"] == "likelihood"
-    }
+def paired_differences(runs: Path, better: str, than: str) -> list[Comparison]:
+    """Returns per task the difference of accuracy by option likelihood on the same questions (`eval/compare.py`)."""
+    first, second = (read_run(runs / "evaluation" / name) for name in (better, than))
+    return [row for row in compare(first, second).rows if row.mode == "likelihood" and row.task != "average"]
 
 
 def shown_clips(runs: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -140,6 +141,18 @@ def test_unexpected_failures_are_never_hidden(error: Exception, capfd: pytest.Ca
 
     with pytest.raises(type(error)):
         run_safely(fail, debug=False)
+
+
+def test_a_terminal_that_knows_ascii_alone_ends_nothing() -> None:
+    code = (
+        "from exo2ego.command_line import run_safely\nfrom exo2ego.console import console\n"
+        "raise SystemExit(run_safely(lambda: console.print('1 \\u2013 2'), False))"
+    )
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, env=plain, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (0, "1 ? 2\n"), done.stderr
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

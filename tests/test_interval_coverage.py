@@ -1,6 +1,7 @@
 """How often intervals hold the truth, by simulation with fixed seeds; nominal is .95.
 
-The bounds are below what 2,000 repeats gave by at least two standard errors of the repeats used here.
+With other seeds and 300 to 1,000 repeats the simulations of accuracies, ranks and averages gave no less than the bounds
+plus .02; the classes have not been repeated so.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def answers(
 
 @pytest.mark.parametrize("kind", SIZES)
 @pytest.mark.parametrize("videos", [6, 20, 100])
-@pytest.mark.parametrize(("accuracy", "bound"), [(0.2, 0.9), (0.6, 0.9), (0.95, 0.84)])
+@pytest.mark.parametrize(("accuracy", "bound"), [(0.2, 0.91), (0.6, 0.91), (0.95, 0.86)])
 def test_accuracies(kind: str, videos: int, accuracy: float, bound: float) -> None:
     for correlation in CORRELATIONS:
         generator, held, repeats = numpy.random.default_rng(videos), 0, 300
@@ -71,7 +72,7 @@ def test_means_of_reciprocal_ranks(kind: str, videos: int, accuracy: float) -> N
         values = numpy.where(right > 0, 1.0, generator.choice(WRONG_RANKS, len(right)))
         found = clustered_interval(values.tolist(), names)
         held += found.low <= truth <= found.high
-    assert held / repeats >= (0.8 if len(right) == 6 else 0.86)
+    assert held / repeats >= (0.82 if len(right) == 6 else 0.88)
 
 
 @pytest.mark.parametrize("accuracy", [0.2, 0.6, 0.95])
@@ -84,7 +85,7 @@ def test_accuracies_with_the_videos_of_ek100(accuracy: float) -> None:
         for _ in range(repeats):
             found = clustered_interval(*answers(sizes, accuracy, correlation, generator))
             held += found.low <= accuracy <= found.high
-        assert held / repeats >= (0.82 if accuracy == 0.95 else 0.88), correlation
+        assert held / repeats >= (0.84 if accuracy == 0.95 else 0.88), correlation
 
 
 def test_ignoring_videos_would_promise_too_much() -> None:
@@ -120,28 +121,28 @@ def test_averages_of_ten_tasks(kind: str, videos: int, accuracies: NDArray[numpy
             parts.append(((generator.random(len(rates)) < rates).tolist(), names.tolist()))
         found = average_interval(parts)
         held += found.low <= accuracies.mean() <= found.high
-    assert held / repeats >= 0.85
+    assert held / repeats >= 0.88
 
 
 def five_options(
     skill: float, generator: numpy.random.Generator
 ) -> tuple[NDArray[numpy.uint8], NDArray[numpy.float64]]:
-    """Returns truth and scores [120 questions, 60 classes] of text that names one of five options."""
+    """Returns truth and scores [120 questions, 60 classes], five classes with a score; the true one's is higher."""
     questions, classes = 120, 60
     truth, scores = numpy.zeros((questions, classes), numpy.uint8), numpy.full((questions, classes), -numpy.inf)
     for row, target in enumerate(generator.integers(classes, size=questions)):
         options = (target + numpy.array([0, *(1 + generator.choice(classes - 1, 4, replace=False))])) % classes
         truth[row, target] = 1
-        scores[row, options] = 0
-        scores[row, options[(generator.normal(size=5) + skill * numpy.eye(5)[0]).argmax()]] = 1
+        scores[row, options] = generator.normal(size=5) + skill * numpy.eye(5)[0]
     return truth, scores
 
 
 @pytest.mark.parametrize("skill", [1.0, 2.5, 4.0])
 def test_class_average_precision(skill: float) -> None:
-    """At skill 4 it is .99, where a jackknife on the plain scale holds it in .6 of simulations."""
+    """At skill 4 it is .99."""
     generator, held, repeats = numpy.random.default_rng(3), 0, 50
     truth_value = float(numpy.mean([score_classes(*five_options(skill, generator)).mean for _ in range(200)]))
+    assert skill < 4 or 0.98 < truth_value < 1
     for _ in range(repeats):
         truth, scores = five_options(skill, generator)
         found = jackknife_interval(
@@ -149,4 +150,4 @@ def test_class_average_precision(skill: float) -> None:
             [f"{row:03d}" for row in range(len(truth))],
         )
         held += found.low <= truth_value <= found.high
-    assert held / repeats >= 0.88
+    assert held / repeats >= 0.9

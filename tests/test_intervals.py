@@ -150,6 +150,13 @@ def test_hand_computed_average_of_two_tasks() -> None:
     assert average_interval(parts) == close_to(wilson_interval(0.5, 0.25 * 108 / 7 * (NORMAL_QUANTILE / 4.3027) ** 2))
 
 
+def test_hand_computed_average_of_tasks_that_share_videos() -> None:
+    # deviations by video: sqrt(1/8) + sqrt(1/48), minus the same, sqrt(1/48), minus it; the fewer degrees, 1, count
+    found = average_interval([([1.0, 0.0], ["a", "b"]), ([1.0, 0.0, 1.0, 0.0], ["a", "b", "c", "d"])])
+    variance = ((math.sqrt(1 / 8) + math.sqrt(1 / 48)) ** 2 + 1 / 48) * 2 / 4
+    assert found == close_to(wilson_interval(0.5, 0.25 / variance * (NORMAL_QUANTILE / 12.7062) ** 2))
+
+
 def test_ten_tasks_all_right_leave_room() -> None:
     """Ten tasks of ten questions about two videos each: as twenty answers, with ten degrees of freedom."""
     parts = [([1.0] * 10, [f"{task} {index % 2}" for index in range(10)]) for task in range(10)]

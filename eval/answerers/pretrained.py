@@ -102,7 +102,9 @@ class PretrainedAnswerer:
                 model_class, str(folder), part="model", dtype="auto", use_safetensors=True, trust_remote_code=False
             )
         except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{source}: the model cannot be built from its config.json: {error}") from error
+            raise CheckpointError(
+                f"{source}: the model cannot be built from its config.json and generation_config.json: {error}"
+            ) from error
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(model.to(device), processor, num_frames=num_frames, max_new_tokens=max_new_tokens)
 

@@ -47,7 +47,7 @@ class Answerer(Protocol):
 
     @property
     def identity(self) -> str:
-        """Returns a hash that changes when the answers could: weights and preprocessing."""
+        """Returns a hash that changes when the answers could: weights, settings, preprocessing."""
 
     @property
     def view(self) -> View:

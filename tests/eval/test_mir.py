@@ -189,6 +189,19 @@ def test_the_directions_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFix
     assert numbers["binary_mAP_avg"] == pytest.approx(7 / 8)
 
 
+def test_queries_with_ties_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = small_files(tmp_path)
+    assert mir.main(arguments) == 0
+    assert "equal similarities" not in capsys.readouterr().out
+    for dtype in (numpy.float32, numpy.float64):
+        numpy.save(tmp_path / "sim.npy", numpy.array([[0.9, 0.6], [0.9, 0.2], [0.5, 0.5]], dtype=dtype))
+        assert mir.main([*arguments, "--json"]) == 0
+        numbers = json.loads(capsys.readouterr().out)
+        assert (numbers["num_videos_with_ties"], numbers["num_captions_with_ties"]) == (1, 1)
+    assert mir.main(arguments) == 0
+    assert "1 videos and 1 captions have equal similarities" in " ".join(capsys.readouterr().out.split())
+
+
 def test_what_is_no_number_is_null(capsys: pytest.CaptureFixture[str]) -> None:
     show_json({"mAP": float("nan"), "num_videos": 2, "wAP": None, "nDCG": 0.5})
     printed = capsys.readouterr().out

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from eval import paired_differences
 from eval.paired_differences import difference_interval, mcnemar
-from exo2ego.intervals import Interval, clustered_interval
+from exo2ego.intervals import Interval, clustered_interval, degrees_of_freedom, widening
 
 
 @pytest.mark.parametrize(("first", "second"), list(product((0, 1, 3, 8), (0, 2, 7))))
@@ -127,6 +127,15 @@ def test_tasks_that_share_videos_are_drawn_together() -> None:
     alone = difference_interval([(effects, names)])
     assert together.high - together.low == pytest.approx(alone.high - alone.low, rel=0.05)
     assert apart.high - apart.low < 0.8 * (together.high - together.low)
+
+
+def test_resamples_of_few_videos_are_widened() -> None:
+    """To the standard error of a mean times t / z; one video with half of all questions counts as few videos do."""
+    effects = numpy.random.default_rng(0).uniform(-1, 1, 6)
+    drawn = paired_differences._resampled_deviations([(effects.tolist(), list("abcdef"))], 0, 0.95)
+    assert drawn.std() == pytest.approx(effects.std(ddof=1) / 6**0.5 * widening(5), rel=0.05)
+    factor = paired_differences._small_sample_factor(list("aaaaabcdef"), 0.95)
+    assert factor == pytest.approx(widening(degrees_of_freedom(numpy.array([0.5] + [0.1] * 5))) / (1 - 0.3) ** 0.5)
 
 
 def test_a_resample_weighs_every_question_alike() -> None:

@@ -70,6 +70,10 @@ def chosen(output: str, options: list[str]) -> str | None:
         ("Neither (A) nor (B). It is (C).", "C"),
         ("Everything except (A) is wrong. The answer is (B)", "B"),
         ("(C) 2024 Google\nAnswer: B", "B"),
+        ("Answer: B, but (A) shows another cup", "B"),
+        ("D. The camera wearer (C) does it", "D"),
+        ("A. Neither (B) nor (C)", "A"),
+        ("A. Everything except (B)", "A"),
     ],
 )
 def test_names_one_option(output: str, letter: str) -> None:
@@ -160,11 +164,14 @@ def test_reads_clear_answers(output: str, letter: str) -> None:
         "(A) C opens the box",  # the text is D's
         "not C opens the box",
         "C opens the box? I do not know",
+        "I do not think that, in the video, C opens the box",
+        "If I am right, C opens the box",
         "answer: a cup of tea",
         "picks up the red cup with the left hand and more",
         "It could be (B)",
         "It is (B), but it might be (C)",
         "Is it (B)?",
+        "Is the answer B?",
         "B. (A) shows another cup",
         "C is walking",
         "hepatitis B",
@@ -199,6 +206,9 @@ def test_refuses_to_guess(output: str) -> None:
         # denied
         "(B) is wrong",
         "(B) is not correct",
+        "(B) seems to fit",
+        "(B) shows another cup",
+        "Answer: B - (A) the red one",
         "B. is wrong",
         "The answer cannot be (B)",
         "It can't be (B)",
@@ -227,6 +237,7 @@ def test_chooses_nothing_where_nothing_is_chosen(output: str) -> None:
         ("2", ["1", "2", "3", "4"], "B"),
         ("It is 2.", ["1", "2", "3", "4"], "B"),
         ("12", ["1", "2", "3", "4"], None),
+        ("0.2", ["1", "2", "3", "4"], None),
         ("left-hand", ["left", "hand"], None),
         ("turn on microwave", ["turn on", *MICROWAVE], "F"),
         ("it is a microwave", MICROWAVE, None),

@@ -63,8 +63,8 @@ def measured(rows: list[Prediction], questions: list[Question]) -> dict[str, Mea
 
 CHARADES = [
     asked("1", "charades_ego", "v1", ["a", "b", "c"], 0),
-    asked("2", "charades_ego", "v2", ["b", "A.", "d"], 0),  # "A." is class "a"
-    asked("3", "charades_ego", "v2", ["a", "c", "d"], 0),
+    asked("2", "charades_ego", "v2", ["b", "A.", "D."], 0),  # "A." is class "a"
+    asked("3", "charades_ego", "v2", ["a", "c", "D."], 0),
 ]
 LOG_PROBABILITIES = [[-1.0, -2.0, -3.0], [-3.0, -2.0, -1.0], [-2.0, -2.0, -3.0]]
 
@@ -99,7 +99,7 @@ EK100 = [
 
 
 def test_ek100_by_scores() -> None:
-    """Relevances as ranked: (.5, 0, 1), (1, 0, 0), (1, 0, 1), (1, .5); the gain is cut at the number of relevant ones."""
+    """Relevances as ranked: (.5, 0, 1), (1, 0, 0), (1, 0, 1), (1, .5); the gain is cut at the number of relevant."""
     scores = [[1.0, 3.0, 2.0], [5.0, 1.0, 1.0], [1.0, 2.0, 0.0], [1.0, 2.0]]
     found = measured([scored(question, row) for question, row in zip(EK100, scores, strict=True)], EK100)
     assert list(found) == ["option_mAP", "option_nDCG", "graded_mAP", "graded_nDCG"]
