@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy
 import pytest
 import torch
@@ -10,7 +12,10 @@ from torch import Tensor, nn
 from eval.answerers import float32_head
 from eval.answerers.exo2ego import Exo2EgoAnswerer
 from eval.answerers.float32_head import float32_logits
+from eval.answerers.loading import AnswererOptions, EndpointOptions, load_answerer
+from eval.answerers.pretrained import PretrainedAnswerer
 from eval.answerers.protocol import ScoreRequest
+from tests.eval.tiny_families import BUILDERS
 from tests.eval.tiny_model import tiny_model
 
 WIDTH, VOCABULARY = 8, 70
@@ -93,3 +98,20 @@ def test_letters_of_our_model_in_half_precision_do_not_tie() -> None:
     assert len(set(rounded.tolist())) < len(ids), "else the test means nothing"
     (scores,) = answerer.score(video, [request])
     assert len(set(scores)) == len(ids)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_every_family_has_such_a_head(tmp_path: Path, name: str) -> None:
+    family, builder = BUILDERS[name]
+    options = AnswererOptions("chat", None, 4, 2, EndpointOptions())
+    answerer = load_answerer(f"{family}:{builder(tmp_path)}", options)
+    assert isinstance(answerer, PretrainedAnswerer)
+    answerer.model.to(torch.bfloat16)
+    inputs = answerer.inputs(answerer.encode(numpy.zeros((2, 48, 64, 3), numpy.uint8)), answerer.render("Which?"))
+    with torch.inference_mode():
+        rounded = answerer.model(**inputs, logits_to_keep=1).logits
+        with float32_logits(answerer.model):
+            exact = answerer.model(**inputs, logits_to_keep=1).logits
+    assert exact.dtype == torch.float32
+    assert torch.allclose(exact, rounded.float(), rtol=2**-7, atol=0.01), "8 bits of mantissa"
+    assert not torch.equal(exact, rounded.float())

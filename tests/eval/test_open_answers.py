@@ -44,7 +44,7 @@ def test_meteor_by_hand() -> None:
 
 
 def test_words_of_three_letters_are_not_stemmed() -> None:
-    """As in Google's rouge-score: Porter's stemmer would make "tying" and "tie" of "tied", but "was" "wa"."""
+    """As in Google's rouge-score; Porter's stemmer makes "wa" of "was"."""
     scorer = WordScorer()
     assert scorer.words("Was his TABLES' use: 2 tied") == ["was", "his", "tabl", "use", "2", "tie"]
 
