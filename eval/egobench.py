@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, field_validator, model_validator
 
 import exo2ego
+from eval.answer_plan import AnswerPlan
 from eval.answerers.loading import AnswererOptions, EndpointOptions, load_answerer
 from eval.answerers.protocol import Answerer, DescribedAnswerer, LimitedAnswerer, PromptForm
-from eval.answering import AnswerPlan, answer_all, answer_first, hash_of_prompts
+from eval.answering import answer_all, answer_first, hash_of_prompts
+from eval.parsing import PARSER
 from eval.predictions import PredictionStore, claim, merge_parts
 from eval.processes import join_processes
 from eval.prompts import PROMPTS
@@ -77,7 +79,7 @@ class EgoBenchConfig(Config):
     num_workers: int = Field(default=2, ge=0)
     """Threads that decode clips ahead of the model, in every process."""
     max_failure_rate: float = Field(default=0.01, ge=0, le=1)
-    """Share of questions that may be unanswered because their video is unreadable, before the run stops."""
+    """Share of questions that may be unanswered (unreadable video, failing model or endpoint) before the run stops."""
 
     @field_validator("model", mode="before")
     @classmethod
@@ -124,6 +126,7 @@ def run_key(
         "view": answerer.view,
         "seed": config.seed,
         "max_new_tokens": config.max_new_tokens,
+        "parser": PARSER,
         "num_frames": answerer.num_frames,
     }
 

@@ -95,7 +95,7 @@ class Judgement:
 
 
 def parse_verdict(text: str) -> tuple[bool, int] | None:
-    """Reads `{'pred': 'yes', 'score': 4}`; None for anything else, also a score outside 0 to 5."""
+    """Reads `{'pred': 'yes', 'score': 4}`, also with `'Yes.'` and `'4'`; None for anything else and outside 0 to 5."""
     start, end = text.find("{"), text.rfind("}")
     if start < 0 or end < start or len(text) > LONGEST_VERDICT_CHARACTERS:
         return None
@@ -106,11 +106,14 @@ def parse_verdict(text: str) -> tuple[bool, int] | None:
     if not isinstance(parsed, dict):
         return None
     word, score = parsed.get("pred"), parsed.get("score")
-    if not isinstance(word, str) or word.strip().lower() not in ("yes", "no"):
+    said = word.strip().rstrip(".").lower() if isinstance(word, str) else ""
+    if said not in ("yes", "no"):
         return None
+    if isinstance(score, str) and score.strip().isdecimal():
+        score = int(score)
     if isinstance(score, bool) or not isinstance(score, int | float) or not LOWEST_SCORE <= score <= HIGHEST_SCORE:
         return None
-    return word.strip().lower() == "yes", int(score)
+    return said == "yes", int(score)
 
 
 def as_data(text: str) -> str:

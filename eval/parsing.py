@@ -14,6 +14,8 @@ from enum import Enum, auto
 
 from exo2ego.data.prompting import LETTERS, normal_form
 
+PARSER = "strict@1"
+"""Part of a run's key: answers that were read by other rules are never mixed."""
 LONGEST_TEXT_CHARACTERS = 8000
 """What stands behind is not read."""
 CONTEXT_CHARACTERS = 80

@@ -37,8 +37,9 @@ ModeChoice = Literal["all", "main", "other"]
 MeasureChoice = Literal["all", "printed", "further"]
 NOTES = (
     "Numbers are in percent, the judge's score is from 0 to 5. The interval is the 95 % interval clustered by video. "
-    "An answer that names no single option is wrong and counted as unparsed. Questions about unreadable videos, "
-    "without a public label or not yet answered are not scored.",
+    "An answer that names no single option is wrong and counted as unparsed. Failed are questions about unreadable "
+    "videos and those at which the model or its endpoint failed; they, those without a public label and those not yet "
+    "answered are not scored.",
 )
 RANKED_NOTE = (
     f"mAP and nDCG of Charades-Ego and EK-100 MIR are over the few options of a question: with five options chance is "
@@ -51,7 +52,7 @@ def result_table(results: Results, which: MeasureChoice = "all") -> Table:
     """Returns every measure, or those that the paper prints, or the others; task by task."""
     header = (
         *("task", "mode", "measure", "value", "95 % interval", "chance", "questions", "videos"),
-        *("unparsed", "unreadable", "unlabelled", "unanswered"),
+        *("unparsed", "failed", "unlabelled", "unanswered"),
     )
     rows = [
         Row((*run_cell(results, run), *cells), "control" if run.controls else "", bar)

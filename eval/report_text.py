@@ -21,7 +21,7 @@ from eval.run_facts import run_table, shared_facts
 
 CSV_HEADER = (
     *("run", "task", "mode", "measure", "value", "interval_95", "chance", "questions", "videos", "unparsed"),
-    *("unreadable", "unlabelled", "unanswered"),
+    *("failed", "unlabelled", "unanswered"),
 )
 
 MAX_FLOAT_ROWS = 40

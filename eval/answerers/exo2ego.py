@@ -127,9 +127,17 @@ class Exo2EgoAnswerer:
     @torch.inference_mode()
     def encode(self, frames: NDArray[numpy.uint8]) -> ReadVideo:
         """Encodes the frames [T, H, W, 3] of a clip to visual tokens; they are read when the first prompt comes."""
-        pixels, _ = self.processor.pixels(frames, view=self.view)
-        tokens = self.model.visual_tokens(pixels.unsqueeze(0).to(self.model.device, self.model.dtype), self.view)
-        return ReadVideo(tokens)
+        return self.encode_prepared(self.prepare(frames))
+
+    def prepare(self, frames: NDArray[numpy.uint8]) -> Tensor:
+        """Returns the pixels [T, 3, S, S] of the frames [T, H, W, 3]; threads may call it."""
+        return self.processor.pixels(frames, view=self.view)[0]
+
+    @torch.inference_mode()
+    def encode_prepared(self, prepared: Tensor) -> ReadVideo:
+        """Encodes pixels [T, 3, S, S] to visual tokens."""
+        pixels = prepared.unsqueeze(0).to(self.model.device, self.model.dtype)
+        return ReadVideo(self.model.visual_tokens(pixels, self.view))
 
     @torch.inference_mode()
     def score(self, video: ReadVideo, requests: Sequence[ScoreRequest]) -> list[list[float]]:

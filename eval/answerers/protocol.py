@@ -89,6 +89,17 @@ class DescribedAnswerer(Protocol):
 
 
 @runtime_checkable
+class PreparingAnswerer(Protocol):
+    """An `Answerer` that lets the threads which decode also prepare the pixels, so that a GPU need not wait for it."""
+
+    def prepare(self, frames: NDArray[numpy.uint8]) -> Any:
+        """Returns what the frames [T, H, W, 3] of a clip become without the model; called by several threads."""
+
+    def encode_prepared(self, prepared: Any) -> EncodedVideo:
+        """Encodes what `prepare` returned, as `encode` does the frames."""
+
+
+@runtime_checkable
 class TimedEncoder(Protocol):
     """An `Answerer` that is also told when the frames of a clip were taken."""
 

@@ -16,12 +16,13 @@ from lmms_eval.api.instance import Instance  # type: ignore[import-not-found]
 from lmms_eval.api.model import lmms  # type: ignore[import-not-found]
 from lmms_eval.models.registry_v2 import ModelManifest  # type: ignore[import-not-found]
 
+from eval.answer_plan import AnswerPlan, AskedClip
 from eval.answerers.exo2ego import Exo2EgoAnswerer, ReadVideo
 from eval.answerers.protocol import ScoreRequest
-from eval.answering import AnswerPlan, AskedClip, read_ahead
 from eval.lmms_eval_plugin.questions import RECORD, Document, Places, question_of
 from eval.prompts import PROMPTS
 from eval.questions import by_clip
+from eval.shown_clips import encode, read_ahead, require_exo_videos
 from exo2ego.data.prompting import LETTERS
 from exo2ego.errors import EvaluationError, VideoError
 from exo2ego.records import Question
@@ -148,13 +149,15 @@ class Exo2Ego(lmms):
                 if one.root == root:
                     by_id.setdefault(one.question.question_id, []).append(one)
             clips = [AskedClip(clip, []) for clip in by_clip([members[0].question for members in by_id.values()])]
+            if self._answerer.view == "exo":
+                require_exo_videos([clip.questions for clip in clips])
             for clip, shown in read_ahead(clips, self._answerer, self._plan(root)):
                 if isinstance(shown, VideoError):
                     raise VideoError(
                         shown.path, shown.reason, f"{shown.detail}; python -m eval.clip_files finds all such videos"
                     )
                 ids = sorted(question.question_id for question in clip.questions)
-                yield self._answerer.encode(shown.frames), [one for name in ids for one in by_id[name]]
+                yield encode(shown, self._answerer), [one for name in ids for one in by_id[name]]
 
     def _plan(self, root: Path) -> AnswerPlan:
         prompt = PROMPTS["question_only@1"]  # not used: prompts come from the tasks

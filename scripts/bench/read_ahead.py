@@ -17,8 +17,9 @@ from typing import Any
 
 from rich.table import Table
 
+from eval.answer_plan import AnswerPlan
 from eval.answerers.protocol import ScoreRequest
-from eval.answering import AnswerPlan, answer_all
+from eval.answering import answer_all
 from eval.predictions import PredictionStore
 from eval.prompts import PROMPTS
 from exo2ego.console import console

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from eval import answering
-from eval.answering import AnswerPlan
+from eval import egobench, shown_clips
+from eval.answer_plan import AnswerPlan
 from eval.predictions import read_failures, read_predictions
 from exo2ego.errors import DataError, EvaluationError
 from exo2ego.storage import read_json, read_jsonl
@@ -221,16 +221,15 @@ def test_a_decoder_that_hangs_is_given_up(
     import threading
 
     over = threading.Event()
-    read_timed_frames = answering.read_timed_frames
+    read_timed_frames = shown_clips.read_timed_frames
 
     def hanging(path: Path, *spans: Any, **options: Any) -> Any:
         if "take1" in str(path):
             over.wait(60)
         return read_timed_frames(path, *spans, **options)
 
-    monkeypatch.setattr(answering, "read_timed_frames", hanging)
-    monkeypatch.setattr(answering, "AnswerPlan", lambda **values: AnswerPlan(**values, longest_read_s=3))
-    monkeypatch.setattr("eval.egobench.AnswerPlan", answering.AnswerPlan)
+    monkeypatch.setattr(shown_clips, "read_timed_frames", hanging)
+    monkeypatch.setattr(egobench, "AnswerPlan", lambda **values: AnswerPlan(**values, longest_read_s=3))
     monkeypatch.setattr("eval.reading_ahead.GOODBYE_S", 0.1)
     assert run(StubModel(), setup, tmp_path, monkeypatch, HALF) == 0
     over.set()

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from eval.answer_plan import AnswerPlan
 from eval.answerers.exo2ego import Exo2EgoAnswerer
-from eval.answering import AnswerPlan, answer_all
+from eval.answering import answer_all
 from eval.predictions import PredictionStore, read_predictions
 from eval.prompts import PROMPTS
 from exo2ego.records import AnswerMode, Prediction, Question

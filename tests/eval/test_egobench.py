@@ -128,16 +128,16 @@ def test_a_prompt_text_that_changed_under_its_name_is_noticed(
 
 
 def test_each_clip_is_decoded_once(setup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from eval import answering
+    from eval import shown_clips
 
     decoded: list[Path] = []
-    read_timed_frames = answering.read_timed_frames
+    read_timed_frames = shown_clips.read_timed_frames
 
     def counted(path: Path, *spans: Any, **options: Any) -> Any:
         decoded.append(path)
         return read_timed_frames(path, *spans, **options)
 
-    monkeypatch.setattr(answering, "read_timed_frames", counted)
+    monkeypatch.setattr(shown_clips, "read_timed_frames", counted)
     assert run(setup, tmp_path, ALL_MODES) == 0
     assert len(decoded) == NUM_TAKES
 

@@ -115,3 +115,9 @@ def test_every_family_has_such_a_head(tmp_path: Path, name: str) -> None:
     assert exact.dtype == torch.float32
     assert torch.allclose(exact, rounded.float(), rtol=2**-7, atol=0.01), "8 bits of mantissa"
     assert not torch.equal(exact, rounded.float())
+    given: list[torch.dtype] = []
+    hook = answerer.model.get_output_embeddings().register_forward_hook(lambda *passed: given.append(passed[2].dtype))
+    request = ScoreRequest(answerer.render("Which?"), ("C pours", "C opens"), "options")
+    answerer.score(answerer.encode(numpy.zeros((2, 48, 64, 3), numpy.uint8)), [request])
+    hook.remove()
+    assert given == [torch.bfloat16, *[torch.float32] * 3], "the video, whose logits nobody reads; question and options"

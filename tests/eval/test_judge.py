@@ -35,7 +35,9 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
         ("Here you are: {'pred': 'Yes', 'score': 5}.", (True, 5)),
         ("{'pred': 'yes', 'score': 7}", None),
         ("{'pred': 'yes', 'score': -1}", None),
-        ("{'pred': 'yes', 'score': '4'}", None),
+        ("{'pred': 'Yes.', 'score': '4'}", (True, 4)),  # which the protocol's own code takes
+        ("{'pred': 'yes', 'score': 'four'}", None),
+        ("{'pred': 'yes', 'score': '44'}", None),
         ("{'pred': 'yes', 'score': True}", None),
         ("{'pred': 'yes', 'score': float('nan')}", None),
         ("{'pred': 'perhaps', 'score': 3}", None),

@@ -102,7 +102,7 @@ def test_report_as_text(tmp_path: Path) -> None:
     lines = (tmp_path / "results.md").read_text(encoding="utf-8").splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("| task |"))
     assert lines[start : start + 3] == [
-        "| task | mode | measure | value | 95 % interval | chance | questions | videos | unparsed | unreadable "
+        "| task | mode | measure | value | 95 % interval | chance | questions | videos | unparsed | failed "
         "| unlabelled | unanswered |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         "| inter | generate | accuracy | 50.0 | 0.6–99.4 | 27.1 | 4 | 2 | 1 (20.0 %) | 1 | 1 | 0 |",

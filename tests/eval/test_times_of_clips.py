@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from eval.answer_plan import AnswerPlan
 from eval.answerers.protocol import ScoreRequest
-from eval.answering import AnswerPlan, answer_first
+from eval.answering import answer_first
 from eval.prompts import PROMPTS
 from exo2ego.model.options import View
 from exo2ego.records import Question
