@@ -11,6 +11,7 @@ import torch
 
 from eval import egobench, shown_clips
 from eval.answer_plan import AnswerPlan
+from eval.answering import LONGEST_ROW_OF_FAULTS
 from eval.predictions import read_failures, read_predictions
 from exo2ego.errors import DataError, EvaluationError
 from exo2ego.storage import read_json, read_jsonl
@@ -123,7 +124,7 @@ def test_a_model_that_fails_at_every_clip_is_stopped_early(
     model = StubModel({("encode", -1): raising(RuntimeError("CUDA error: device-side assert triggered"))})
     assert run(model, setup, tmp_path / "out", monkeypatch, "max_failure_rate=1") == EvaluationError.exit_code
     assert "the model answered nothing about 10 clips in a row" in said(capsys)
-    assert model.calls["encode"] == answering.LONGEST_ROW_OF_FAULTS
+    assert model.calls["encode"] == LONGEST_ROW_OF_FAULTS
 
 
 @pytest.mark.parametrize(

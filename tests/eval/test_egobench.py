@@ -162,7 +162,7 @@ def test_exo_view_is_asked_about_exo_video(setup: Path, tmp_path: Path, capsys: 
     }
     write_jsonl(folder / "questions.jsonl", [question_row(0, meta={})])
     assert run(folder, tmp_path / "none", "view=exo") == EvaluationError.exit_code
-    assert "has no meta.exo_videos" in capsys.readouterr().err
+    assert "has no list of videos as meta.exo_videos" in capsys.readouterr().err
 
 
 def test_a_dry_run_shows_prompts_and_writes_nothing(
