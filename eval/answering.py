@@ -10,12 +10,12 @@ from typing import Any
 
 from eval.answer_plan import AnswerPlan, AskedClip
 from eval.answerers.protocol import Answerer, EncodedVideo, ScoreRequest
+from eval.metrics.scoring import best_option
 from eval.model_faults import EncodedClip, Fault, scores_of, text_of
 from eval.parsing import parse_choice
 from eval.predictions import FAILURES_FILE, Failure, PredictionStore
 from eval.prompts import choice_turn, open_turn
 from eval.questions import by_clip
-from eval.scoring import best_option
 from eval.shown_clips import ShownClip, encode, read_ahead, require_exo_videos, show
 from exo2ego.console import console
 from exo2ego.data.prompting import LETTERS, normal_form

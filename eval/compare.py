@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.paired_differences import difference_interval, mcnemar
-from eval.run_folder import PREFERRED, RunFolder, read_run
-from eval.run_names import names_of
-from eval.scoring import printed_measure, printed_values
+from eval.metrics.paired_differences import difference_interval, mcnemar
+from eval.metrics.scoring import printed_measure, printed_values
+from eval.reporting.run_folder import PREFERRED, RunFolder, read_run
+from eval.reporting.run_names import names_of
 from eval.tasks import AVERAGED, TASKS
 from exo2ego.command_line import run_safely
 from exo2ego.console import console
@@ -47,7 +47,7 @@ class Comparison:
     second: float
     difference: float
     interval: Interval
-    """95 %, of the difference, clustered by video (`eval/paired_differences.py`)."""
+    """95 %, of the difference, clustered by video (`eval/metrics/paired_differences.py`)."""
     only_first: int
     """Questions that the first got right and the second wrong."""
     only_second: int

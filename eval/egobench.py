@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +113,7 @@ def run_key(
     """Returns what must be equal for two runs' predictions to belong together."""
     return {
         "exo2ego": exo2ego.__version__,
+        **{name: version(name).partition("+")[0] for name in ("torch", "transformers")},  # they decide the last digits
         "model": answerer.identity,
         "clip_store": plan.clip_store.identity if plan.clip_store is not None else None,
         "data_root": None if plan.clip_store is not None else str(plan.data_root.resolve()),

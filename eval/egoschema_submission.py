@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.run_folder import read_run
+from eval.reporting.run_folder import read_run
 from exo2ego.command_line import run_safely
 from exo2ego.console import console
 from exo2ego.errors import EvaluationError

@@ -15,9 +15,9 @@ from typing import Annotated
 from pydantic import Field
 from rich.table import Table
 
-from eval.ek100_test_set import NarrationRow, read_test_set
-from eval.graded_retrieval import RetrievalScores, score_retrieval
-from eval.matrices import read_matrix, show_json
+from eval.metrics.graded_retrieval import RetrievalScores, score_retrieval
+from eval.metrics.matrices import read_matrix, show_json
+from eval.retrieval.ek100_test_set import NarrationRow, read_test_set
 from exo2ego.action_relevancy import ActionClass, relevancy_matrix
 from exo2ego.command_line import run_safely
 from exo2ego.console import console

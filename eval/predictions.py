@@ -260,7 +260,7 @@ def answered_openly(folder: Path) -> list[tuple[str, str, str]]:
 
     Of an unfinished run those that are there, also in the parts of several processes; how many are not is said.
     """
-    from eval.run_folder import read_run  # which reads the records of this module
+    from eval.reporting.run_folder import read_run  # which reads the records of this module
 
     run = read_run(folder)
     known = {name for name, question in run.questions.items() if not question.options and question.answer_text}

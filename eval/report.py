@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.examples import FrameReader, choose_examples
-from eval.report_page import render_page
-from eval.report_text import csv_text, latex, markdown, markdown_document
-from eval.results import Results, make_results
-from eval.run_folder import read_run
+from eval.reporting.examples import FrameReader, choose_examples
+from eval.reporting.page import render_page
+from eval.reporting.results import Results, make_results
+from eval.reporting.run_folder import read_run
+from eval.reporting.text import csv_text, latex, markdown, markdown_document
 from exo2ego.command_line import run_safely
 from exo2ego.console import console
 from exo2ego.errors import ConfigError, DataError

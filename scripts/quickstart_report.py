@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from eval.compare import Comparison, compare
-from eval.run_folder import read_run
+from eval.reporting.run_folder import read_run
 from eval.tasks import TASKS
 from exo2ego.command_line import run_safely
 from exo2ego.console import console

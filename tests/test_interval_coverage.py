@@ -13,7 +13,7 @@ import numpy
 import pytest
 from numpy.typing import NDArray
 
-from eval.class_average_precision import score_classes
+from eval.metrics.class_average_precision import score_classes
 from exo2ego.intervals import average_interval, clustered_interval, jackknife_interval, wilson_interval
 from tests.shared_data import shared_path
 

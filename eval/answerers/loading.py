@@ -88,7 +88,7 @@ def _videollama2(source: str, options: AnswererOptions) -> Answerer:
 
 def _open_clip(source: str, options: AnswererOptions) -> Answerer:
     from eval.answerers.dual_encoder import DualEncoderAnswerer
-    from eval.dual_encoder import load_dual_encoder
+    from eval.retrieval.dual_encoder import load_dual_encoder
 
     _refuse_form_and_view("a dual encoder", options)
     return DualEncoderAnswerer(load_dual_encoder(f"open_clip:{source}", options.num_frames))

@@ -19,7 +19,7 @@ import numpy
 from numpy.typing import NDArray
 from rich.table import Table
 
-from eval.graded_retrieval import score_retrieval
+from eval.metrics.graded_retrieval import score_retrieval
 from exo2ego.action_relevancy import ActionClass, relevancy_matrix
 from exo2ego.console import console
 from scripts.bench.side_by_side import in_turns, ratio_interval, timed, with_interval

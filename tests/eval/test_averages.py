@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.results import make_results
-from eval.run_folder import read_run
+from eval.reporting.results import make_results
+from eval.reporting.run_folder import read_run
 from exo2ego.intervals import clustered_interval
 from tests.eval.result_folder import write_run
 

@@ -7,7 +7,7 @@ import math
 import numpy
 import pytest
 
-from eval.calibration import calibrate, option_probabilities
+from eval.metrics.calibration import calibrate, option_probabilities
 from exo2ego.records import Prediction
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from eval import charades
-from eval.class_average_precision import score_classes
+from eval.metrics.class_average_precision import score_classes
 from exo2ego.errors import EvaluationError
 from tests.shared_data import shared_path
 

@@ -10,7 +10,7 @@ import pytest
 
 from eval import compare as command
 from eval.compare import compare
-from eval.run_folder import read_run
+from eval.reporting.run_folder import read_run
 from exo2ego.errors import EvaluationError
 from exo2ego.storage import read_jsonl, write_jsonl
 from tests.conftest import RunPython

@@ -9,9 +9,9 @@ import pytest
 
 from eval import report
 from eval.compare import compare
-from eval.report_tables import control_table
-from eval.results import read_results
-from eval.run_folder import read_run
+from eval.reporting.results import read_results
+from eval.reporting.run_folder import read_run
+from eval.reporting.tables import control_table
 from exo2ego.storage import read_json
 from tests.eval.result_folder import write_run
 

@@ -19,9 +19,9 @@ from eval import egobench
 from eval.answerers.dual_encoder import DualEncoderAnswerer
 from eval.answerers.loading import AnswererOptions, EndpointOptions, load_answerer
 from eval.answerers.protocol import ScoreRequest
-from eval.dual_encoder import load_dual_encoder
-from eval.open_clip_encoder import OWN_CONFIG, OpenClipEncoder
 from eval.predictions import read_predictions
+from eval.retrieval.dual_encoder import load_dual_encoder
+from eval.retrieval.open_clip_encoder import OWN_CONFIG, OpenClipEncoder
 from exo2ego.errors import CheckpointError, EvaluationError, Exo2EgoError
 from exo2ego.storage import write_jsonl
 from tests.eval.evaluation_setup import question_row, write_setup
@@ -71,7 +71,7 @@ def test_rows_have_length_one_whatever_comes(encoder: OpenClipEncoder, texts: li
 
 def test_batches_of_texts_change_nothing(encoder: OpenClipEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     together = encoder.encode_text(NARRATIONS)
-    monkeypatch.setattr("eval.open_clip_encoder.TEXTS_PER_BATCH", 2)
+    monkeypatch.setattr("eval.retrieval.open_clip_encoder.TEXTS_PER_BATCH", 2)
     assert encoder.encode_text(NARRATIONS) == pytest.approx(together, abs=1e-6)
 
 

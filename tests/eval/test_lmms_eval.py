@@ -15,7 +15,7 @@ import pytest
 
 from eval import clip_files, egobench, import_answers
 from eval.answerers.exo2ego import Exo2EgoAnswerer
-from eval.option_ranking import score_by_choice
+from eval.metrics.option_ranking import score_by_choice
 from eval.questions import DataOptions, question_files, read_questions
 from eval.report import write_report
 from eval.tasks import AVERAGED, TASKS

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from eval import mir
-from eval.graded_retrieval import score_retrieval
-from eval.matrices import read_matrix, show_json
+from eval.metrics.graded_retrieval import score_retrieval
+from eval.metrics.matrices import read_matrix, show_json
 from exo2ego.action_relevancy import ActionClass, relevancy, relevancy_matrix
 from exo2ego.errors import DataError, EvaluationError
 from tests.shared_data import shared_path
@@ -126,7 +126,7 @@ def test_many_blocks_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = numpy.random.default_rng(3)
     similarity, graded = generator.random((50, 7)), generator.choice([0, 0.5, 1], (50, 7))
     whole = score_retrieval(similarity, graded)
-    monkeypatch.setattr("eval.graded_retrieval.BLOCK_VALUES", 20)
+    monkeypatch.setattr("eval.metrics.graded_retrieval.BLOCK_VALUES", 20)
     assert score_retrieval(similarity, graded) == whole
 
 

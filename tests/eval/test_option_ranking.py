@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.option_ranking import chance_of, score_by_choice, score_by_scores
+from eval.metrics.option_ranking import chance_of, score_by_choice, score_by_scores
 from exo2ego.errors import EvaluationError
 from tests.shared_data import shared_path
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval import paired_differences
-from eval.paired_differences import difference_interval, mcnemar
+from eval.metrics import paired_differences
+from eval.metrics.paired_differences import difference_interval, mcnemar
 from exo2ego.intervals import Interval, clustered_interval, degrees_of_freedom, widening
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from eval.option_ranking import chance_of
-from eval.paper_comparison import paper_table
-from eval.paper_tables import paper_tables
-from eval.report_tables import average_table
-from eval.results import read_results
+from eval.metrics.option_ranking import chance_of
+from eval.reporting.paper_comparison import paper_table
+from eval.reporting.paper_tables import paper_tables
+from eval.reporting.results import read_results
+from eval.reporting.tables import average_table
 from eval.tasks import TASKS, paper_average
 from exo2ego.storage import write_json
 from tests.eval.result_folder import question, write_run

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.measures import Measure
-from eval.rank_measures import rank_measures
-from eval.scoring import best_option, printed_values
+from eval.metrics.measures import Measure
+from eval.metrics.rank_measures import rank_measures
+from eval.metrics.scoring import best_option, printed_values
 from exo2ego.errors import DataError
 from exo2ego.intervals import clustered_interval
 from exo2ego.records import Prediction, Question

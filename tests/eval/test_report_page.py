@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eval import report
-from eval.charts import Bar, interval_bar, radar_chart
-from eval.examples import FrameReader, choose_examples
-from eval.results import read_results
-from eval.run_folder import read_run
+from eval.reporting.charts import Bar, interval_bar, radar_chart
+from eval.reporting.examples import FrameReader, choose_examples
+from eval.reporting.results import read_results
+from eval.reporting.run_folder import read_run
 from exo2ego.intervals import Interval
 from exo2ego.storage import read_jsonl, write_jsonl
 from tests.eval.evaluation_setup import write_video

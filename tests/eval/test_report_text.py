@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.report_text import CSV_HEADER, csv_text, latex, markdown_document
-from eval.results import Results, read_results
+from eval.reporting.results import Results, read_results
+from eval.reporting.text import CSV_HEADER, csv_text, latex, markdown_document
 from tests.eval.result_folder import question, write_run
 
 

@@ -14,9 +14,9 @@ import pytest
 
 import exo2ego
 from eval import report
-from eval.open_measures import JudgeAgreement
-from eval.results import read_results
-from eval.run_folder import read_run
+from eval.metrics.open_measures import JudgeAgreement
+from eval.reporting.results import read_results
+from eval.reporting.run_folder import read_run
 from exo2ego.errors import ConfigError, DataError, EvaluationError
 from exo2ego.storage import read_json, read_jsonl, write_json, write_jsonl
 from tests.conftest import RunPython

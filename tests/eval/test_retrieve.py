@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy
 import pytest
 
-from eval import gallery, mir, retrieve
-from eval.open_clip_encoder import OpenClipEncoder
+from eval import mir, retrieve
+from eval.retrieval import gallery
+from eval.retrieval.open_clip_encoder import OpenClipEncoder
 from exo2ego.data.video import read_frames
 from exo2ego.errors import DataError, EvaluationError
 from exo2ego.storage import read_jsonl
@@ -126,7 +127,7 @@ def test_a_killed_run_continues(root: Path, tmp_path: Path) -> None:
         "import sys, time\n"
         "from pathlib import Path\n"
         "from eval import gallery, retrieve\n"
-        "from eval.open_clip_encoder import OpenClipEncoder\n"
+        "from eval.retrieval.open_clip_encoder import OpenClipEncoder\n"
         "from tests.eval.tiny_open_clip import registered\n"
         "gallery.CLIPS_PER_PART = 2\n"
         "own = OpenClipEncoder.encode_video\n"

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eval.metrics.scoring import best_option, score
 from eval.predictions import Failure
 from eval.prompts import PROMPTS, choice_turn, open_turn
 from eval.report import write_report
-from eval.scoring import best_option, score
 from exo2ego.errors import EvaluationError
 from exo2ego.intervals import clustered_interval
 from exo2ego.records import AnswerMode, Prediction, Question

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eval.slices import clip_length, slice_scores
+from eval.metrics.slices import clip_length, slice_scores
 from exo2ego.records import Prediction, Question
 from tests.eval.result_folder import question
 

@@ -6,9 +6,11 @@ import csv
 import io
 from collections.abc import Sequence
 
-from eval.paper_comparison import shown_paper_tables
-from eval.report_cells import Row, Table, interval_text, measure_interval_text, percent, value_text
-from eval.report_tables import (
+from eval.reporting.cells import Row, Table, interval_text, measure_interval_text, percent, value_text
+from eval.reporting.paper_comparison import shown_paper_tables
+from eval.reporting.results import Results
+from eval.reporting.run_facts import run_table, shared_facts
+from eval.reporting.tables import (
     average_table,
     calibration_table,
     control_table,
@@ -16,8 +18,6 @@ from eval.report_tables import (
     position_table,
     result_table,
 )
-from eval.results import Results
-from eval.run_facts import run_table, shared_facts
 
 CSV_HEADER = (
     *("run", "task", "mode", "measure", "value", "interval_95", "chance", "questions", "videos", "unparsed"),

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.calibration import confidence_of, option_probabilities
 from eval.judge import HIGHEST_SCORE
-from eval.open_measures import WORD_SCORES, verdicts
+from eval.metrics.calibration import confidence_of, option_probabilities
+from eval.metrics.open_measures import WORD_SCORES, verdicts
 from eval.prompts import PROMPTS, choice_turn, open_turn
-from eval.report_cells import in_order
-from eval.results import RunResults
-from eval.run_folder import PREFERRED, RunFolder
+from eval.reporting.cells import in_order
+from eval.reporting.results import RunResults
+from eval.reporting.run_folder import PREFERRED, RunFolder
 from exo2ego.data.prompting import LETTERS
 from exo2ego.data.spans import Span
 from exo2ego.errors import VideoError
@@ -124,7 +124,7 @@ def _picture(frame: Any, time_s: float) -> Frame:
 
 
 Verdicts = Mapping[str, Mapping[str, Any]]
-"""What is known of open answers, by question (`eval/open_measures.py`)."""
+"""What is known of open answers, by question (`eval/metrics/open_measures.py`)."""
 
 
 def choose_examples(

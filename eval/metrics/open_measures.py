@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.judge import HIGHEST_SCORE, JUDGEMENTS_FILE
-from eval.measures import Measure
+from eval.metrics.measures import Measure
 from eval.open_answers import OPEN_SCORES_FILE
 from exo2ego.errors import DataError
 from exo2ego.intervals import clustered_interval

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from eval.report_cells import ABSENT, Row, Table
-from eval.results import Results, RunResults
-from eval.run_folder import PREFERRED
+from eval.reporting.cells import ABSENT, Row, Table
+from eval.reporting.results import Results, RunResults
+from eval.reporting.run_folder import PREFERRED
 from exo2ego.storage import hash_text
 
 HASH_DIGITS = 12

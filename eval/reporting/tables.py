@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import Literal
 
-from eval.charts import Bar
 from eval.compare import Comparison
-from eval.measures import Measure
-from eval.option_ranking import chance_of
-from eval.paper_tables import TRANSPOSED, paper_tables
-from eval.rank_measures import RANKED
-from eval.report_cells import (
+from eval.metrics.measures import Measure
+from eval.metrics.option_ranking import chance_of
+from eval.metrics.rank_measures import RANKED
+from eval.metrics.scoring import TaskScore
+from eval.metrics.slices import Slice
+from eval.reporting.cells import (
     ABSENT,
     Row,
     Table,
@@ -27,9 +27,9 @@ from eval.report_cells import (
     title_of,
     value_text,
 )
-from eval.results import Results, RunResults, rule_or_judge
-from eval.scoring import TaskScore
-from eval.slices import Slice
+from eval.reporting.charts import Bar
+from eval.reporting.paper_tables import TRANSPOSED, paper_tables
+from eval.reporting.results import Results, RunResults, rule_or_judge
 from eval.tasks import AVERAGED, TASKS, paper_average
 from exo2ego.data.prompting import LETTERS
 

@@ -14,10 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy
 from numpy.typing import NDArray
 
-from eval.class_average_precision import score_classes
-from eval.graded_retrieval import score_retrieval
-from eval.measures import Measure
-from eval.option_ranking import RankScores, chance_of, score_by_choice, score_by_scores
+from eval.metrics.class_average_precision import score_classes
+from eval.metrics.graded_retrieval import score_retrieval
+from eval.metrics.measures import Measure
+from eval.metrics.option_ranking import RankScores, chance_of, score_by_choice, score_by_scores
 from exo2ego.data.prompting import normal_form
 from exo2ego.errors import DataError
 from exo2ego.intervals import clustered_interval, jackknife_interval

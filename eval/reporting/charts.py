@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eval.calibration import Calibration
+from eval.metrics.calibration import Calibration
 from exo2ego.intervals import Interval
 
 RADAR_SIZE, RADIUS = 440, 150

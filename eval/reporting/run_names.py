@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.run_folder import RunFolder
+from eval.reporting.run_folder import RunFolder
 
 CONTROLS = {"blind": "blind", "shuffle_frames": "shuffled frames"}
 """Keys of a run that make it a control, and how it is called."""

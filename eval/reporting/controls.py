@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eval.compare import Comparison, comparable_pairs, compare_pairs
-from eval.run_folder import RunFolder
-from eval.run_names import controls_of
+from eval.reporting.run_folder import RunFolder
+from eval.reporting.run_names import controls_of
 
 SAME_MODEL = ("model", "view", "form", "prompt", "likelihood_prompt", "open_prompt", "num_frames")
 """Settings in which a control and its model are equal."""

@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 
 from eval.judge import HIGHEST_SCORE
-from eval.measures import Measure
-from eval.paper_tables import STAGES, TRANSPOSED, PaperRow, PaperTable, paper_tables
-from eval.report_cells import ABSENT, Row, Table, measure_interval_text, percent
-from eval.report_tables import RANKED_NOTE, label_notes
-from eval.results import Results, RunResults
-from eval.run_folder import PREFERRED
+from eval.metrics.measures import Measure
+from eval.reporting.cells import ABSENT, Row, Table, measure_interval_text, percent
+from eval.reporting.paper_tables import STAGES, TRANSPOSED, PaperRow, PaperTable, paper_tables
+from eval.reporting.results import Results, RunResults
+from eval.reporting.run_folder import PREFERRED
+from eval.reporting.tables import RANKED_NOTE, label_notes
 from exo2ego.records import AnswerMode
 
 OURS_NOTE = (

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from eval.charts import Bar
 from eval.judge import HIGHEST_SCORE
-from eval.measures import Measure
-from eval.results import Results, RunResults
-from eval.run_folder import PREFERRED
-from eval.scoring import TaskScore
+from eval.metrics.measures import Measure
+from eval.metrics.scoring import TaskScore
+from eval.reporting.charts import Bar
+from eval.reporting.results import Results, RunResults
+from eval.reporting.run_folder import PREFERRED
 from eval.tasks import TASKS
 from exo2ego.intervals import Interval
 

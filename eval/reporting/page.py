@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.charts import interval_bar, legend_key, radar_chart, reliability_diagram
-from eval.examples import Example
-from eval.paper_comparison import shown_paper_tables
-from eval.paper_tables import TRANSPOSED, paper_tables
-from eval.report_cells import ABSENT, Row, Table, percent, title_of
-from eval.report_tables import (
+from eval.reporting.cells import ABSENT, Row, Table, percent, title_of
+from eval.reporting.charts import interval_bar, legend_key, radar_chart, reliability_diagram
+from eval.reporting.examples import Example
+from eval.reporting.paper_comparison import shown_paper_tables
+from eval.reporting.paper_tables import TRANSPOSED, paper_tables
+from eval.reporting.results import Results, RunResults
+from eval.reporting.run_facts import run_table, shared_facts
+from eval.reporting.tables import (
     average_table,
     calibration_table,
     control_table,
@@ -23,8 +25,6 @@ from eval.report_tables import (
     position_table,
     result_table,
 )
-from eval.results import Results, RunResults
-from eval.run_facts import run_table, shared_facts
 from eval.tasks import radar
 from exo2ego.data.prompting import LETTERS
 from exo2ego.records import Question

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eval.calibration import Calibration, calibrate
-from eval.measures import Measure
+from eval.metrics.calibration import Calibration, calibrate
+from eval.metrics.measures import Measure
+from eval.metrics.rank_measures import rank_measures, rank_scores
+from eval.metrics.slices import Slice, slice_scores
 from eval.predictions import Failure
-from eval.rank_measures import rank_measures, rank_scores
-from eval.slices import Slice, slice_scores
 from eval.tasks import TASKS
 from exo2ego.errors import EvaluationError
 from exo2ego.intervals import Interval, clustered_interval

@@ -32,7 +32,7 @@ class DualEncoder(Protocol):
 
 
 def _open_clip(source: str, num_frames: int | None) -> DualEncoder:
-    from eval.open_clip_encoder import OpenClipEncoder
+    from eval.retrieval.open_clip_encoder import OpenClipEncoder
 
     return OpenClipEncoder.load(source, num_frames)
 

@@ -1,0 +1,1 @@
+"""From numbers to results.json, tables, a page."""

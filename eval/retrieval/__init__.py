@@ -1,0 +1,1 @@
+"""Dual encoders and the similarity matrix of a full gallery."""
