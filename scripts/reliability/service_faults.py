@@ -58,7 +58,7 @@ FAULT_SHARE = 0.6
 BAD_VERDICTS = (
     "I think the answer is right.",
     "{'pred': 'yes', 'score': 9}",
-    "{'pred': 'yes', 'score': '5'}",
+    "{'pred': 'yes', 'score': 'five'}",
     "{'pred': 'maybe', 'score': 3}",
     "{" * 3000,
     "{'pred': 'yes', 'score': 5} " + "x" * 2**20,

@@ -126,7 +126,7 @@ def test_a_killed_run_continues(root: Path, tmp_path: Path) -> None:
     program = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from eval import gallery, retrieve\n"
+        "from eval import retrieve\nfrom eval.retrieval import gallery\n"
         "from eval.retrieval.open_clip_encoder import OpenClipEncoder\n"
         "from tests.eval.tiny_open_clip import registered\n"
         "gallery.CLIPS_PER_PART = 2\n"
