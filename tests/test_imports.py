@@ -25,6 +25,9 @@ FORBIDDEN = {
     ),
     "stages": ("data_builders", "eval", "scripts", "tests"),
     "eval": ("data_builders", "stages", "exo2ego.train", "exo2ego.losses", "scripts", "tests"),
+    "eval/answerers": ("eval.questions", "eval.predictions", "eval.answering", "eval.metrics", "eval.reporting"),
+    "eval/metrics": ("torch", "transformers", "eval.answerers", "eval.answering", "eval.reporting", "eval.retrieval"),
+    "eval/reporting": ("torch", "transformers", "eval.answerers", "eval.answering", "eval.egobench"),
 }
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "deepspeed", "timm", "av", "decord", "matplotlib", "pandas"}
 

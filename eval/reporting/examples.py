@@ -12,9 +12,9 @@ from typing import Any
 
 from eval.judge import HIGHEST_SCORE
 from eval.metrics.calibration import confidence_of, option_probabilities
-from eval.metrics.open_measures import WORD_SCORES, verdicts
 from eval.prompts import PROMPTS, choice_turn, open_turn
 from eval.reporting.cells import in_order
+from eval.reporting.open_measures import WORD_SCORES, verdicts
 from eval.reporting.results import RunResults
 from eval.reporting.run_folder import PREFERRED, RunFolder
 from exo2ego.data.prompting import LETTERS
@@ -124,7 +124,7 @@ def _picture(frame: Any, time_s: float) -> Frame:
 
 
 Verdicts = Mapping[str, Mapping[str, Any]]
-"""What is known of open answers, by question (`eval/metrics/open_measures.py`)."""
+"""What is known of open answers, by question (`eval/reporting/open_measures.py`)."""
 
 
 def choose_examples(

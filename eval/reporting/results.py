@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import exo2ego
-from eval.metrics.open_measures import JudgeAgreement, judge_agreement, judge_of, open_measures
 from eval.metrics.scoring import TaskScore, printed_values, score
 from eval.reporting.controls import ControlComparison, compare_controls
+from eval.reporting.open_measures import JudgeAgreement, judge_agreement, judge_of, open_measures
 from eval.reporting.run_folder import PREFERRED, RunFolder, read_run
 from eval.reporting.run_names import controls_of, names_of, titled
 from eval.tasks import AVERAGED, TASKS, paper_average, radar

@@ -14,7 +14,7 @@ import pytest
 
 import exo2ego
 from eval import report
-from eval.metrics.open_measures import JudgeAgreement
+from eval.reporting.open_measures import JudgeAgreement
 from eval.reporting.results import read_results
 from eval.reporting.run_folder import read_run
 from exo2ego.errors import ConfigError, DataError, EvaluationError
