@@ -10,10 +10,11 @@ from typing import Any
 
 from eval.answer_plan import AnswerPlan, AskedClip
 from eval.answerers.protocol import Answerer, EncodedVideo, ScoreRequest
+from eval.failures import Failure
 from eval.metrics.scoring import best_option
 from eval.model_faults import EncodedClip, Fault, scores_of, text_of
 from eval.parsing import parse_choice
-from eval.predictions import FAILURES_FILE, Failure, PredictionStore
+from eval.predictions import FAILURES_FILE, PredictionStore
 from eval.prompts import choice_turn, open_turn
 from eval.questions import by_clip
 from eval.shown_clips import ShownClip, encode, read_ahead, require_exo_videos, show
@@ -92,7 +93,7 @@ class _FailureBudget:
         last, num_failed = failures[0], self.store.count_failed()
         is_model = not is_unread and last.reason not in ("endpoint", "refused")
         kind = EvaluationError if is_model else DataError
-        what = f"question {last.question_id} ({last.mode})" if is_model else last.video
+        what = last.video if is_unread else f"question {last.question_id} ({last.mode})"
         told = (
             f"{what}: {last.detail} [{last.reason}]; all are listed in {FAILURES_FILE} of the output folder. What was "
             "answered is kept"

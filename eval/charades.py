@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from eval.metrics.class_average_precision import score_classes
-from eval.metrics.matrices import read_matrix, show_json
+from eval.score_matrices import read_matrix, show_json
 from exo2ego.command_line import run_safely
 from exo2ego.console import console
 from exo2ego.errors import DataError, EvaluationError

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import NamedTuple, cast
 
 from pydantic import Field
 
-from eval.questions import DataOptions, question_files, read_questions
+from eval.questions import QuestionSource, question_files, read_questions
 from exo2ego.command_line import RunOptions, run_configured
 from exo2ego.config import Config
 from exo2ego.console import console, track
@@ -46,7 +47,7 @@ FEWEST_FRAMES = 2
 class ClipFilesConfig(Config):
     """Which spans to cut."""
 
-    data: DataOptions
+    data: QuestionSource
     """Where videos and questions lie."""
     tasks: list[str] | None = Field(default=None, min_length=1)
     """Tables of questions, or all of a dataset: egoschema, qaego4d, …; null: all that `data` has."""
@@ -176,11 +177,32 @@ def cut_all(spans: Sequence[Span], root: Path, folder: Path, num_workers: int) -
     return failed
 
 
-def run(config: ClipFilesConfig, _: RunOptions) -> int:
+def show_plan(spans: Sequence[Span], root: Path, folder: Path) -> int:
+    """Says what would be cut, and cuts the first of it into a temporary folder; nothing else is written."""
+    missing = [span for span in spans if not _is_shown_whole(span, root) and not clip_path(span, folder).exists()]
+    num_whole = sum(_is_shown_whole(span, root) for span in spans)
+    console.print(
+        f"{folder}: would cut {len(missing)} clips; {len(spans) - num_whole - len(missing)} are there; "
+        f"{num_whole} videos are shown whole, as they are",
+        markup=False,
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        for failed in cut_all(missing[:1], root, Path(temporary), 1):
+            console.print(f"the first cannot be cut: {failed.error}", markup=False)
+    return 0
+
+
+def _is_shown_whole(span: Span, root: Path) -> bool:
+    return span[1:] == Span(span.video, None, None)[1:] and (root / span.video).is_file()
+
+
+def run(config: ClipFilesConfig, options: RunOptions) -> int:
     """Cuts the spans of all questions, and says how many there are; raises `DataError` where too many fail."""
     files = question_files(config.data, config.tasks)
     spans = list(dict.fromkeys(Span.of(question) for question in read_questions(files, config.tasks)))
     folder = config.clips or config.data.root / CLIPS_FOLDER
+    if options.dry_run:
+        return show_plan(spans, config.data.root, folder)
     failed = cut_all(spans, config.data.root, folder, config.num_workers)
     inputs = {str(path): hash_file(path) for path in files}
     write_json(folder / "clips.json", {"provenance": provenance(config.model_dump(mode="json"), None, inputs)})
@@ -203,7 +225,7 @@ CONFIG = ClipFilesConfig
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `python -m eval.clip_files`."""
-    return run_configured("eval.clip_files", DESCRIPTION, ClipFilesConfig, run, argv)
+    return run_configured("eval.clip_files", DESCRIPTION, ClipFilesConfig, run, argv, has_checkpoints=False)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ from eval.answerers.loading import AnswererOptions, EndpointOptions, load_answer
 from eval.answerers.protocol import Answerer, DescribedAnswerer, LimitedAnswerer, PromptForm
 from eval.answering import answer_all, answer_first, hash_of_prompts
 from eval.parsing import PARSER
-from eval.predictions import PredictionStore, claim, merge_parts
+from eval.predictions import RUN_FILE, PredictionStore, claim, merge_parts
 from eval.processes import join_processes
 from eval.prompts import PROMPTS
 from eval.questions import DataOptions, question_files, read_questions
-from eval.report import markdown, write_report
+from eval.report import write_report
+from eval.reporting.text import markdown
 from exo2ego.command_line import RunOptions, run_configured
 from exo2ego.config import Config
 from exo2ego.console import console
@@ -35,18 +36,19 @@ if TYPE_CHECKING:
     from exo2ego.data.clip_store import ClipStore
 
 DESCRIPTION = """\
-Answers multiple-choice questions about videos and writes predictions.jsonl (one line per question), results.json and
-results.md to the output folder. The same command continues where a run was stopped."""
+Puts questions about videos to a model and writes predictions.jsonl (one line per question and mode) and a report of
+them (results.json, .csv, .md, .tex, report.html) to the output folder. The same command continues where a run was
+stopped; --resume DIR continues a run in another folder than `output`."""
 
 
 class EgoBenchConfig(Config):
     """What to ask, whom, and how."""
 
     model: str
-    """Run folder, checkpoint or exported model; or FAMILY:SOURCE for another model (docs/evaluation.md)."""
+    """Run folder, checkpoint or exported model; or FAMILY:SOURCE for another model (docs/evaluation_models.md)."""
     tasks: list[str] | None = Field(default=None, min_length=1)
     """Tables of questions, or all of a dataset: egoschema, qaego4d, egotaskqa, charades, ek100, egoplan, vlnqa, egomcq,
-    …; null: all that `data` has."""
+    …, or a table of your own; null: all of EgoBench's that `data` has."""
     data: DataOptions
     """Where videos and questions lie."""
     output: Path
@@ -66,13 +68,13 @@ class EgoBenchConfig(Config):
     view: View | None = None
     """ego: x and F(x); ego_only: x; exo: the teacher, on one of the question's exo videos; null: what was trained."""
     seed: int = 0
-    """Chooses the exo video of each clip when view is exo."""
+    """Chooses the exo video of each clip when view is exo, and the order of shuffle_frames."""
     num_frames: int | None = Field(default=None, ge=1)
     """Frames per clip for other models; null: the family's own number. An Exo2Ego model brings its own."""
     endpoint: EndpointOptions = EndpointOptions()
     """For model=endpoint:NAME: where it is and how it is asked."""
     max_new_tokens: int = Field(default=32, ge=1)
-    """Tokens at most in generate mode."""
+    """Tokens at most in generate mode (of an endpoint: endpoint.max_answer_tokens)."""
     blind: bool = False
     """Control: show grey pictures instead of the video, to see how much is answered without looking."""
     shuffle_frames: bool = False
@@ -167,7 +169,7 @@ def evaluate(config: EgoBenchConfig, options: RunOptions) -> int:
     made_by = provenance(config.model_dump(mode="json"), config.seed, {str(p): hash_file(p) for p in files})
     if isinstance(answerer, DescribedAnswerer):
         made_by["model"] = answerer.description
-    folder = config.output if options.resume in (None, "auto") else Path(options.resume)
+    folder = _output(config, options)
     if processes.count == 1:
         with PredictionStore(folder, key, made_by, questions) as store:
             answer_all(questions, answerer, plan, store)
@@ -183,6 +185,15 @@ def evaluate(config: EgoBenchConfig, options: RunOptions) -> int:
         merge_parts(folder)
     console.print(markdown(write_report(folder)), markup=False)
     return 0
+
+
+def _output(config: EgoBenchConfig, options: RunOptions) -> Path:
+    """Returns the folder to write; raises `EvaluationError` for `--resume DIR` without a run in it."""
+    if options.resume in (None, "auto"):
+        return config.output
+    if not (Path(options.resume) / RUN_FILE).is_file():
+        raise EvaluationError(f"--resume {options.resume}: holds no {RUN_FILE}; give the output folder of a run")
+    return Path(options.resume)
 
 
 def answerable(questions: Sequence[Question], answerer: Answerer, config: EgoBenchConfig) -> list[Question]:

@@ -52,7 +52,9 @@ def write_submission(
     given = {row.question_id: row.predicted_index for row in run.predictions if row.mode == mode}
     asked = [name for name, question in run.questions.items() if question.task == TASK]
     if not any(name in given for name in asked):
-        raise EvaluationError(f"{folder}: has no answers to {TASK} in mode {mode}; run eval.egobench on it first")
+        modes = sorted({row.mode for row in run.predictions if row.question_id in asked})
+        advice = f"give --mode {modes[0]}" if modes else "run eval.egobench on it first"
+        raise EvaluationError(f"{folder}: has no answers to {TASK} in mode {mode}; {advice}")
     failed = {row.question_id for row in run.failures if row.mode == mode}
     num_failed = sum(name in failed for name in asked)
     num_unanswered = sum(name not in given for name in asked) - num_failed

@@ -9,18 +9,20 @@ from __future__ import annotations
 import csv
 import io
 import sys
+import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import Field
 
-from eval.questions import DataOptions, by_clip, question_files, read_questions
+from eval.questions import QuestionSource, by_clip, question_files, read_questions
 from exo2ego.command_line import RunOptions, run_configured
 from exo2ego.config import Config
 from exo2ego.console import console, track
 from exo2ego.data.prompting import LETTERS
 from exo2ego.data.spans import Span
-from exo2ego.data.video import read_frames
+from exo2ego.data.video import read_span
 from exo2ego.errors import DataError, EvaluationError, VideoError
 from exo2ego.parallel import in_order
 from exo2ego.provenance import provenance
@@ -38,7 +40,7 @@ JPEG_QUALITY = 95
 class ExportConfig(Config):
     """What to write."""
 
-    data: DataOptions
+    data: QuestionSource
     """Where videos and questions lie."""
     tasks: list[str] | None = Field(default=None, min_length=1)
     """Tables of questions, or all of a dataset: egoschema, qaego4d, …; null: all that `data` has."""
@@ -110,39 +112,52 @@ def _require_same_in_pandas(text: str, questions: Sequence[Question], written: M
             )
 
 
+def picture_paths(span: Span, config: ExportConfig) -> list[Path]:
+    """Returns where the pictures of a clip lie, in order."""
+    folder = config.out / "images" / "EgoBench" / span.key
+    return [folder / f"frame-{number}-of-{config.num_frames}.jpg" for number in range(1, config.num_frames + 1)]
+
+
 def _write_pictures(span: Span, config: ExportConfig) -> list[Path] | VideoError:
     """Writes the frames of a clip where they are not there yet; returns their paths in order, or what is wrong."""
-    folder = config.out / "images" / "EgoBench" / span.key
-    paths = [folder / f"frame-{number}-of-{config.num_frames}.jpg" for number in range(1, config.num_frames + 1)]
+    paths = picture_paths(span, config)
     if all(path.exists() for path in paths):
         return paths
     from PIL import Image
 
     try:
-        frames = read_frames(
-            config.data.root / span.video,
-            span.start_s,
-            span.end_s,
-            config.num_frames,
-            frame_rate=span.frame_rate,
-            observation_s=span.observation_s,
-            within=config.data.root,
-        )
+        frames = read_span(config.data.root, span, config.num_frames).frames
     except VideoError as error:
         return error
-    folder.mkdir(parents=True, exist_ok=True)
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
     for path, frame in zip(paths, frames, strict=True):
         with atomic_path(path) as temporary:
             Image.fromarray(frame).save(temporary, format="JPEG", quality=JPEG_QUALITY)
     return paths
 
 
-def export(config: ExportConfig, _: RunOptions) -> int:
+def show_plan(usable: Sequence[Question], spans: Sequence[Span], config: ExportConfig) -> int:
+    """Says what would be written, and reads the first clip; nothing is written to `out`."""
+    for task, count in Counter(question.task for question in usable).items():
+        console.print(f"{config.out / f'{PREFIX}{task}.tsv'}: {count} questions", markup=False)
+    num_pictures = sum(not path.exists() for span in spans for path in picture_paths(span, config))
+    console.print(f"{len(spans)} clips; {num_pictures} pictures would be written", markup=False)
+    with tempfile.TemporaryDirectory() as temporary:
+        for span in spans[:1]:
+            found = _write_pictures(span, config.model_copy(update={"out": Path(temporary)}))
+            if isinstance(found, VideoError):
+                console.print(f"the first clip cannot be read: {found}", markup=False)
+    return 0
+
+
+def export(config: ExportConfig, options: RunOptions) -> int:
     """Writes pictures and tables, and says what was left out; raises `DataError` where too many videos fail."""
     files = question_files(config.data, config.tasks)
     asked = read_questions(files, config.tasks)
     usable = [question for question in asked if question.options and question.answer_index is not None]
     spans = [Span.of(clip[0]) for clip in by_clip(usable)]
+    if options.dry_run:
+        return show_plan(usable, spans, config)
     written = in_order(lambda span: _write_pictures(span, config), spans, config.num_workers)
     found = dict(zip(spans, track(written, "clips", total=len(spans)), strict=True))
     failed = {span: error for span, error in found.items() if isinstance(error, VideoError)}
@@ -177,7 +192,7 @@ CONFIG = ExportConfig
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `python -m eval.export_vlmevalkit`."""
-    return run_configured("eval.export_vlmevalkit", DESCRIPTION, ExportConfig, export, argv)
+    return run_configured("eval.export_vlmevalkit", DESCRIPTION, ExportConfig, export, argv, has_checkpoints=False)
 
 
 if __name__ == "__main__":

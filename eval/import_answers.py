@@ -17,8 +17,9 @@ from typing import Any
 from pydantic import ValidationError
 
 import exo2ego
+from eval.failures import Failure
 from eval.parsing import parse_choice
-from eval.predictions import Failure, PredictionStore
+from eval.predictions import PredictionStore
 from eval.questions import DataOptions, question_files, read_questions
 from exo2ego.command_line import run_safely
 from exo2ego.console import console

@@ -19,7 +19,9 @@ from typing import Any
 
 from pydantic import Field
 
-from eval.predictions import answered_openly, read_asked
+from eval.predictions import read_asked
+from eval.reporting.open_measures import HIGHEST_SCORE, JUDGEMENTS_FILE, LOWEST_SCORE
+from eval.reporting.run_folder import answered_openly
 from exo2ego.command_line import add_flags, given_flags, run_safely
 from exo2ego.config import validate_config
 from exo2ego.console import console, track
@@ -35,8 +37,6 @@ from exo2ego.language_service import (
 )
 from exo2ego.storage import hash_text, write_json
 
-JUDGEMENTS_FILE = "judgements.json"
-LOWEST_SCORE, HIGHEST_SCORE = 0, 5
 SYSTEM_MESSAGE = (
     "You are an intelligent chatbot designed for evaluating the correctness of generative outputs for question-answer "
     "pairs. Your task is to compare the predicted answer with the correct answer and determine if they match "
@@ -66,6 +66,8 @@ LONGEST_VERDICT_CHARACTERS = 4000
 """A longer one is no verdict, and not read."""
 LONGEST_ROW_OF_REFUSALS = 5
 """Answers in succession that the judge's endpoint refuses before its settings are taken to be wrong."""
+VERDICT_TOKENS = 20
+"""About how long a verdict is, for the estimate of a dry run."""
 _JOINERS = "\u200c\u200d"
 
 
@@ -74,6 +76,8 @@ class JudgeOptions(ServiceOptions):
 
     folder: Path
     """Output folder of `python -m eval.egobench` with answers to open questions."""
+    cache: Path | None = None
+    """Folder that keeps the verdicts, so that none is paid for twice; default: `judge_cache` in the folder."""
     max_samples: int = Field(default=3, ge=1)
     """Verdicts asked for at most, where one cannot be read; then the answer counts as not judged."""
     max_answer_tokens: int = Field(default=100, ge=1)
@@ -156,13 +160,17 @@ def judge_answer(name: str, prompt: Prompt, answer: str, service: LanguageServic
     return Judgement(name, None, None, text[:LONGEST_VERDICT_CHARACTERS])
 
 
+def answers_to_judge(folder: Path) -> list[tuple[str, str, str]]:
+    """Returns (question id, true answer, given answer); raises `EvaluationError` where there is none."""
+    pairs = answered_openly(folder)
+    if not pairs:
+        raise EvaluationError(f"{folder}: holds no answers to open questions; run eval.egobench on qaego4d_open first")
+    return pairs
+
+
 def judge_folder(options: JudgeOptions, service: LanguageService, questions: dict[str, str]) -> list[Judgement]:
     """Judges every answer to an open question with a known answer; `questions` are the texts by id."""
-    pairs = answered_openly(options.folder)
-    if not pairs:
-        raise EvaluationError(
-            f"{options.folder}: holds no answers to open questions; run eval.egobench on qaego4d_open first"
-        )
+    pairs = answers_to_judge(options.folder)
     judged: list[Judgement] = []
     refused_in_a_row = 0
     for name, truth, answer in track(pairs, "answers"):
@@ -223,9 +231,15 @@ def run(options: JudgeOptions, service: LanguageService | None = None) -> int:
 
 def show_plan(options: JudgeOptions) -> int:
     """Says how many answers would be judged and about what that costs; nothing is sent."""
-    pairs = answered_openly(options.folder)
-    tokens = sum(estimate_tokens(SYSTEM_MESSAGE + USER_MESSAGE + truth + answer) for _, truth, answer in pairs)
-    cost = token_cost(tokens, 20 * len(pairs), options)
+    questions = read_asked(options.folder)
+    pairs = answers_to_judge(options.folder)
+    asked = [
+        prompt_for(questions[name].question, truth, answer)
+        for name, truth, answer in pairs
+        if as_data(answer)  # an empty one is wrong without asking
+    ]
+    tokens = sum(estimate_tokens(prompt.system + prompt.user) for prompt in asked)
+    cost = token_cost(tokens, VERDICT_TOKENS * len(asked), options)
     price = "" if cost is None else f", about {cost:.2f}"
     console.print(f"{len(pairs)} answers, about {tokens:,} tokens to {options.model}{price}", markup=False)
     return 0

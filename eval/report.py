@@ -24,8 +24,6 @@ from exo2ego.storage import write_json, write_text
 EXAMPLES_PER_TASK = 12
 FILES = ("results.json", "results.csv", "results.md", "results.tex", "report.html")
 
-__all__ = ["markdown", "write_report"]
-
 
 def write_report(
     folders: Path | Sequence[Path],

@@ -15,8 +15,8 @@ from typing import Any
 import numpy
 
 import exo2ego
-from eval.retrieval.dual_encoder import load_dual_encoder
 from eval.retrieval.gallery import embed_captions, embed_clips, read_gallery
+from eval.retrieval.loading import load_dual_encoder
 from exo2ego.command_line import run_safely
 from exo2ego.console import console
 from exo2ego.errors import DataError, EvaluationError

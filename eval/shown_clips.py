@@ -14,7 +14,7 @@ from eval.answerers.protocol import Answerer, EncodedVideo, PreparingAnswerer, T
 from eval.reading_ahead import read_in_order
 from exo2ego.console import track
 from exo2ego.data.spans import Span
-from exo2ego.data.video import read_timed_frames
+from exo2ego.data.video import read_span
 from exo2ego.errors import EvaluationError, VideoError
 from exo2ego.model.options import View
 from exo2ego.records import Question
@@ -75,17 +75,8 @@ def show(question: Question, answerer: Answerer, plan: AnswerPlan) -> ShownClip:
         stored = plan.clip_store.read(span)
         frames, times_s = stored.frames, list(stored.timestamps_s)
     else:
-        frames, times_s = read_timed_frames(
-            plan.data_root / span.video,
-            span.start_s,
-            span.end_s,
-            answerer.num_frames,
-            frame_rate=span.frame_rate,
-            observation_s=span.observation_s,
-            within=plan.data_root,
-        )
-        if span.frame_rate is None and (plan.data_root / span.video).is_dir():
-            times_s = [float(number) for number in range(len(frames))]  # of pictures nobody knows the seconds
+        frames, known_s, _ = read_span(plan.data_root, span, answerer.num_frames)
+        times_s = known_s or [float(number) for number in range(len(frames))]
     times_s = [max(0.0, time_s - (span.start_s or 0.0)) for time_s in times_s]
     if plan.blind:
         return ShownClip(numpy.full_like(frames, GREY), times_s)

@@ -109,9 +109,13 @@ def run_configured(
     argv: Sequence[str] | None = None,
     *,
     long_running: bool = True,
+    has_checkpoints: bool = True,
 ) -> int:
-    """Parses the command line of a configured entry point, validates its configuration and runs `action`."""
-    parser = _parser(module, description, config_class, long_running)
+    """Parses the command line of a configured entry point, validates its configuration and runs `action`.
+
+    A long-running command has `--dry-run`, and with checkpoints `--resume`.
+    """
+    parser = _parser(module, description, config_class, long_running, has_checkpoints)
     arguments = parser.parse_intermixed_args(argv)
 
     def act() -> int | None:
@@ -156,8 +160,9 @@ def add_flags(parser: argparse.ArgumentParser, config_class: type[Config]) -> No
     for name, field in config_class.model_fields.items():
         flag = f"--{name.replace('_', '-')}"
         text = " ".join((field.description or "").split()).replace("%", "%%")
-        if not field.is_required():
-            text += f" (default {field.get_default(call_default_factory=True)})".replace("%", "%%")
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        if default is not None:  # what None stands for is the description's to say
+            text += f" (default {default})".replace("%", "%%")
         kind = field.annotation
         required, absent = field.is_required(), argparse.SUPPRESS
         if kind is bool:
@@ -180,7 +185,9 @@ def _needs_values(config_class: type[Config]) -> bool:
     return any(field.is_required() for field in config_class.model_fields.values())
 
 
-def _parser(module: str, description: str, config_class: type[Config], long_running: bool) -> argparse.ArgumentParser:
+def _parser(
+    module: str, description: str, config_class: type[Config], long_running: bool, has_checkpoints: bool
+) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m {module}",
         description=description,
@@ -195,6 +202,7 @@ def _parser(module: str, description: str, config_class: type[Config], long_runn
         # the deepspeed launcher adds it to every command; LOCAL_RANK in the environment says the same
         parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
         parser.add_argument("--dry-run", action="store_true", help="build all, do one step, print the plan, exit")
+    if long_running and has_checkpoints:
         parser.add_argument(
             "--resume", metavar="auto|DIR", help="continue from the newest checkpoint of the output folder, or from DIR"
         )

@@ -32,7 +32,7 @@ install_packages() { # installs what `requirements` lists, with pip or uv, which
 }
 
 make_environment() {
-    echo "creating $environment (600 MB, a minute)"
+    echo "creating $environment (540 MB, a minute or two)"
     rm -rf "$environment"
     "$python" -m venv --without-pip "$environment" || stop "$python cannot create a virtual environment"
     local own
@@ -49,6 +49,9 @@ make_environment() {
     fingerprint >"$stamp"
 }
 
+if [[ $* == *egobench* && ! -d ${EGOBENCH_ROOT:-} ]]; then # before minutes of installing
+    stop "EGOBENCH_ROOT (${EGOBENCH_ROOT:-not set}) is no folder; set it to the folder of the videos"
+fi
 "$python" -c "import torch" 2>/dev/null || stop "$python has no torch: run bash scripts/setup_environment.sh first"
 packages=$("$python" -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 readonly packages

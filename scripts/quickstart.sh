@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole path on two CPU cores: a generated Ego-Exo4D, Ego-ExoClip, EgoIT and EgoBench from generated raw datasets, a
 # small language model, initialisation, stages 1 to 3, evaluation after each, a control, and runs/quickstart/report.html.
-#   bash scripts/quickstart.sh             twelve to fourteen minutes after the installation
+#   bash scripts/quickstart.sh             about fifteen minutes after the installation
 #   bash scripts/quickstart.sh --smoke     the same commands at the smallest size, a minute or two: nothing is learned
 # Interrupted, it continues where it stopped. EXO2EGO_RUNS=DIR puts everything into another folder.
 set -euo pipefail

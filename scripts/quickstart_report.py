@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from eval.compare import Comparison, compare
+from eval.compare import compare
+from eval.reporting.comparisons import Comparison
 from eval.reporting.run_folder import read_run
 from eval.tasks import TASKS
 from exo2ego.command_line import run_safely

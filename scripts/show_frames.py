@@ -56,26 +56,14 @@ class FrameStrips:
         if self.num_bytes >= self.max_bytes:
             self.failures["page_full"] += 1
             return View(name, span.video, [], "left out: the page has reached its size; see --max-megabytes")
-        from exo2ego.data.video import read_timed_frames
+        from exo2ego.data.video import read_span
 
         try:
-            frames, times_s = read_timed_frames(
-                self.media_root / span.video,
-                span.start_s,
-                span.end_s,
-                self.num_frames,
-                frame_rate=span.frame_rate,
-                observation_s=span.observation_s,
-                within=self.media_root,
-            )
+            frames, _, labels = read_span(self.media_root, span, self.num_frames)
         except VideoError as error:
             self.failures[error.reason] += 1
             return View(name, span.video, [], f"{error.reason}: {error.detail}")
-        is_numbered = span.frame_rate is None and (self.media_root / span.video).is_dir()
-        shots = [
-            self._shot(frame, f"picture {time_s:.0f}" if is_numbered else f"{time_s:.2f} s")
-            for frame, time_s in zip(frames, times_s, strict=True)
-        ]
+        shots = [self._shot(frame, label) for frame, label in zip(frames, labels, strict=True)]
         self.num_shown += 1
         return View(name, span.video, shots)
 

@@ -29,16 +29,28 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported_modules(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields (line, dotted name) of everything a file imports anywhere, `from a import b` as `a.b`."""
+def imported_modules(path: Path, *, at_run_time: bool = False) -> Iterator[tuple[int, str]]:
+    """Yields (line, dotted name) of everything a file imports anywhere, `from a import b` as `a.b`.
+
+    With `at_run_time` without what it imports for its annotations alone, under `if TYPE_CHECKING:`.
+    """
+    left_out = _imported_for_types(path) if at_run_time else set()
     package = module_name(path).split(".")[: None if path.name == "__init__.py" else -1]
     for node in ast.walk(syntax_tree(path)):
+        if node in left_out:
+            continue
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) + 1 - node.level] if node.level else []
             start = ".".join([*base, *([node.module] if node.module else [])])
             yield from ((node.lineno, f"{start}.{alias.name}") for alias in node.names)
+
+
+def _imported_for_types(path: Path) -> set[ast.AST]:
+    blocks = (node for node in ast.walk(syntax_tree(path)) if isinstance(node, ast.If))
+    guarded = (node for node in blocks if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"))
+    return {inner for node in guarded for statement in node.body for inner in ast.walk(statement)}
 
 
 def entry_points() -> list[str]:

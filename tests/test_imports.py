@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import re
 import sys
@@ -12,8 +13,9 @@ import pytest
 
 from tests.conftest import RunPython
 from tests.shared_data import FOLDER_VARIABLE, REPOSITORY
-from tests.source_tree import ROOTS, entry_points, imported_modules, module_name, source_files
+from tests.source_tree import ROOTS, entry_points, imported_modules, module_name, source_files, syntax_tree
 
+COMMANDS_OF_EVAL = tuple(name for name in entry_points() if name.startswith("eval."))
 FORBIDDEN = {
     "exo2ego": ("stages", "data_builders", "eval", "scripts", "tests"),
     "exo2ego/model": ("exo2ego.data", "exo2ego.train", "exo2ego.losses"),
@@ -26,8 +28,11 @@ FORBIDDEN = {
     "stages": ("data_builders", "eval", "scripts", "tests"),
     "eval": ("data_builders", "stages", "exo2ego.train", "exo2ego.losses", "scripts", "tests"),
     "eval/answerers": ("eval.questions", "eval.predictions", "eval.answering", "eval.metrics", "eval.reporting"),
-    "eval/metrics": ("torch", "transformers", "eval.answerers", "eval.answering", "eval.reporting", "eval.retrieval"),
-    "eval/reporting": ("torch", "transformers", "eval.answerers", "eval.answering", "eval.egobench"),
+    "eval/metrics": (
+        *("torch", "transformers", "eval.answerers", "eval.answering", "eval.reporting", "eval.retrieval"),
+        *("eval.predictions", *COMMANDS_OF_EVAL),
+    ),
+    "eval/reporting": ("torch", "transformers", "eval.answerers", "eval.answering", *COMMANDS_OF_EVAL),
 }
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "deepspeed", "timm", "av", "decord", "matplotlib", "pandas"}
 
@@ -56,6 +61,27 @@ def test_packages_of_the_library_form_no_cycle() -> None:
             if is_inside(name, "exo2ego") and other not in (package, "exo2ego"):
                 below[package].add(other)
     assert below
+    TopologicalSorter(below).prepare()  # raises CycleError, which names the cycle
+
+
+def test_every_command_of_the_evaluator_is_known() -> None:
+    with_main = {
+        module_name(path)
+        for path in source_files("eval")
+        if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in syntax_tree(path).body)
+    }
+    assert {"eval.egobench", "eval.judge", "eval.compare"} <= with_main
+    assert set(COMMANDS_OF_EVAL) == with_main
+
+
+def test_modules_of_the_evaluator_form_no_cycle() -> None:
+    modules = {module_name(path): path for path in source_files("eval")}
+    below: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        parts = [name.split(".") for _, name in imported_modules(path, at_run_time=True) if is_inside(name, "eval")]
+        prefixes = ([".".join(part[:end]) for end in range(len(part), 0, -1)] for part in parts)
+        below[module] = {next(name for name in names if name in modules) for names in prefixes}
+    assert "eval.reporting.results" in below["eval.report"]
     TopologicalSorter(below).prepare()  # raises CycleError, which names the cycle
 
 

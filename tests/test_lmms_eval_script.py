@@ -52,7 +52,11 @@ def repository(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(repository: Path) -> Run:
     def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        known = {"PYTHON": str(repository / "project/bin/python"), "LOG": str(repository / "log")}
+        known = {
+            "PYTHON": str(repository / "project/bin/python"),
+            "LOG": str(repository / "log"),
+            "EGOBENCH_ROOT": str(repository),
+        }
         return subprocess.run(
             ["bash", str(repository / "scripts/lmms_eval.sh"), *arguments],
             cwd=repository.parent,
@@ -112,6 +116,15 @@ def test_an_error_that_lmms_eval_only_prints_ends_with_an_error(run: Run) -> Non
     assert done.returncode == 1
     assert "no such folder" in done.stdout
     assert run(ENDS="3").returncode == 3
+
+
+@pytest.mark.parametrize("root", ["", "/nowhere/at/all"])
+def test_without_videos_nothing_is_installed(run: Run, repository: Path, root: str) -> None:
+    failed = run("--tasks", "egobench", EGOBENCH_ROOT=root)
+    assert failed.returncode == 1
+    assert "EGOBENCH_ROOT" in failed.stderr
+    assert not log(repository)
+    assert not (repository / ".venv-lmms-eval").exists()
 
 
 def test_without_the_projects_environment_it_says_what_to_do(run: Run) -> None:

@@ -8,7 +8,7 @@ import numpy
 from numpy.typing import NDArray
 
 from eval.answerers.protocol import DualEncoderDescription, ScoreRequest
-from eval.retrieval.dual_encoder import DualEncoder, Embeddings
+from eval.retrieval.encoders import DualEncoder, Embeddings
 from exo2ego.errors import EvaluationError
 from exo2ego.model.options import View
 from exo2ego.records import AnswerMode

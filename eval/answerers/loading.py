@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import Field
 
 from eval.answerers.protocol import Answerer, PromptForm
-from exo2ego.errors import EvaluationError
+from exo2ego.errors import CheckpointError, EvaluationError
 from exo2ego.language_service import LanguageService, ServiceOptions
 from exo2ego.model.options import View
 
@@ -28,7 +28,7 @@ class EndpointOptions(ServiceOptions):
 
 @dataclass(frozen=True)
 class AnswererOptions:
-    """What every family gets of the configuration; each refuses what it cannot do."""
+    """What every family gets of the configuration; form, view and num_frames are refused by a family without them."""
 
     form: PromptForm
     view: View | None
@@ -44,6 +44,11 @@ Loader = Callable[[str, AnswererOptions], Answerer]
 def _exo2ego(source: str, options: AnswererOptions) -> Answerer:
     from eval.answerers.exo2ego import Exo2EgoAnswerer
 
+    if not Path(source).exists():
+        raise CheckpointError(
+            f"model={source}: does not exist; give the run folder of a finished stage, a checkpoint or an export, or "
+            "another model as FAMILY:SOURCE (docs/evaluation_models.md)"
+        )
     if Path(source).is_file():
         raise EvaluationError(f"model={source}: is a file; give the run folder, checkpoint or export that it lies in")
     if options.num_frames is not None:
@@ -88,10 +93,17 @@ def _videollama2(source: str, options: AnswererOptions) -> Answerer:
 
 def _open_clip(source: str, options: AnswererOptions) -> Answerer:
     from eval.answerers.dual_encoder import DualEncoderAnswerer
-    from eval.retrieval.dual_encoder import load_dual_encoder
+    from eval.retrieval.loading import load_dual_encoder
 
     _refuse_form_and_view("a dual encoder", options)
     return DualEncoderAnswerer(load_dual_encoder(f"open_clip:{source}", options.num_frames))
+
+
+def _python(source: str, options: AnswererOptions) -> Answerer:
+    from eval.answerers.python_function import PythonFunctionAnswerer
+
+    _refuse_form_and_view("a function", options)
+    return PythonFunctionAnswerer.load(source, options.num_frames)
 
 
 PRETRAINED_FAMILIES = ("qwen_vl", "video_llava", "llava_video", "internvl", "videollama3", "transformers")
@@ -102,6 +114,7 @@ FAMILIES: dict[str, Loader] = {
     **{family: partial(_pretrained, family) for family in PRETRAINED_FAMILIES},
     "videollama2": _videollama2,
     "open_clip": _open_clip,
+    "python": _python,
 }
 """By the word before the colon of `model=FAMILY:SOURCE`; without one the model is an Exo2Ego run or export."""
 
@@ -114,6 +127,7 @@ def load_answerer(model: str, options: AnswererOptions) -> Answerer:
     if family not in FAMILIES:
         raise EvaluationError(f"model={model}: family `{family}` is unknown; known: {', '.join(FAMILIES)}")
     if not source:
-        wanted = {"endpoint": "the model's name at the endpoint", "open_clip": "ARCH@FILE"}.get(family, "a folder")
+        names = {"endpoint": "the model's name at the endpoint", "open_clip": "ARCH@FILE", "python": "MODULE:FUNCTION"}
+        wanted = names.get(family, "a name or a folder")
         raise EvaluationError(f"model={model}: nothing stands behind the colon; expected {wanted}")
     return FAMILIES[family](source, options)

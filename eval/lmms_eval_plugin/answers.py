@@ -7,12 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from eval.failures import Failure
 from eval.lmms_eval_plugin.questions import Document, bare_text, choice_text, open_text, question_of
 from eval.metrics.measures import Measure
 from eval.metrics.scoring import TaskScore, best_option, printed_values, score
 from eval.open_answers import score_open_answers
 from eval.parsing import parse_choice
-from eval.predictions import Failure
 from eval.tasks import AVERAGED, TASKS, paper_average
 from exo2ego.errors import EvaluationError
 from exo2ego.records import AnswerMode, Prediction, Question

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from eval.failures import Failure
 from eval.metrics.calibration import Calibration, calibrate
 from eval.metrics.measures import Measure
 from eval.metrics.rank_measures import rank_measures, rank_scores
 from eval.metrics.slices import Slice, slice_scores
-from eval.predictions import Failure
 from eval.tasks import TASKS
 from exo2ego.errors import EvaluationError
 from exo2ego.intervals import Interval, clustered_interval
@@ -38,7 +38,7 @@ class TaskScore:
     num_unparsed: int
     """Answers that name no single option; they are scored as wrong."""
     num_failed: int
-    """Questions without an answer because their video cannot be read; they are not scored."""
+    """Questions without an answer: an unreadable video, or a fault of the model or endpoint; they are not scored."""
     num_unlabelled: int
     """Multiple-choice answers whose true option is not public; they are not scored."""
     num_unanswered: int

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from eval.judge import HIGHEST_SCORE
 from eval.metrics.measures import Measure
 from eval.metrics.scoring import TaskScore
 from eval.reporting.charts import Bar
+from eval.reporting.open_measures import HIGHEST_SCORE
 from eval.reporting.results import Results, RunResults
 from eval.reporting.run_folder import PREFERRED
 from eval.tasks import TASKS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eval.compare import Comparison, comparable_pairs, compare_pairs
+from eval.reporting.comparisons import Comparison, comparable_pairs, compare_pairs
 from eval.reporting.run_folder import RunFolder
 from eval.reporting.run_names import controls_of
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.judge import HIGHEST_SCORE
 from eval.metrics.calibration import confidence_of, option_probabilities
 from eval.prompts import PROMPTS, choice_turn, open_turn
 from eval.reporting.cells import in_order
-from eval.reporting.open_measures import WORD_SCORES, verdicts
+from eval.reporting.open_measures import HIGHEST_SCORE, WORD_SCORES, verdicts
 from eval.reporting.results import RunResults
 from eval.reporting.run_folder import PREFERRED, RunFolder
 from exo2ego.data.prompting import LETTERS
@@ -94,25 +93,17 @@ class FrameReader:
         """Returns small pictures of a question's clip, or the reason why there are none."""
         if self.data_root is None:
             return [], ""
-        from exo2ego.data.video import read_timed_frames
+        from exo2ego.data.video import read_span
 
         span = Span.of(question)
         try:
-            frames, times_s = read_timed_frames(
-                self.data_root / span.video,
-                span.start_s,
-                span.end_s,
-                self.num_frames,
-                frame_rate=span.frame_rate,
-                observation_s=span.observation_s,
-                within=self.data_root,
-            )
+            frames, _, labels = read_span(self.data_root, span, self.num_frames)
         except VideoError as error:
             return [], f"{span.video} cannot be read: {error.reason}"
-        return [_picture(frame, time_s) for frame, time_s in zip(frames, times_s, strict=True)], ""
+        return [_picture(frame, label) for frame, label in zip(frames, labels, strict=True)], ""
 
 
-def _picture(frame: Any, time_s: float) -> Frame:
+def _picture(frame: Any, time: str) -> Frame:
     from PIL import Image
 
     picture = Image.fromarray(frame)
@@ -120,7 +111,7 @@ def _picture(frame: Any, time_s: float) -> Frame:
     stream = io.BytesIO()
     picture.save(stream, format="JPEG", quality=JPEG_QUALITY)
     address = "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
-    return Frame(address, picture.width, picture.height, f"{time_s:.2f} s")
+    return Frame(address, picture.width, picture.height, time)
 
 
 Verdicts = Mapping[str, Mapping[str, Any]]

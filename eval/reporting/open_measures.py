@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.judge import HIGHEST_SCORE, JUDGEMENTS_FILE
 from eval.metrics.measures import Measure
-from eval.open_answers import OPEN_SCORES_FILE
 from exo2ego.errors import DataError
 from exo2ego.intervals import clustered_interval
 from exo2ego.records import Question
 from exo2ego.storage import read_json
 
+JUDGEMENTS_FILE = "judgements.json"
+"""Written by `eval.judge`."""
+LOWEST_SCORE, HIGHEST_SCORE = 0, 5
+"""Of the judge."""
+OPEN_SCORES_FILE = "open_scores.json"
+"""Written by `eval.open_answers`."""
 WORD_SCORES = ("exact_match", "rouge_l", "meteor", "similarity")
 
 

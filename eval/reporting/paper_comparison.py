@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from eval.judge import HIGHEST_SCORE
 from eval.metrics.measures import Measure
 from eval.reporting.cells import ABSENT, Row, Table, measure_interval_text, percent
+from eval.reporting.open_measures import HIGHEST_SCORE
 from eval.reporting.paper_tables import STAGES, TRANSPOSED, PaperRow, PaperTable, paper_tables
 from eval.reporting.results import Results, RunResults
 from eval.reporting.run_folder import PREFERRED

@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 import exo2ego
-from eval.predictions import FAILURES_FILE, PREDICTIONS_FILE, RUN_FILE, Failure, read_asked
+from eval.failures import Failure
+from eval.predictions import FAILURES_FILE, PREDICTIONS_FILE, RUN_FILE, read_asked
+from exo2ego.console import console
 from exo2ego.errors import DataError, EvaluationError
 from exo2ego.records import AnswerMode, Prediction, Question
 from exo2ego.storage import read_json
@@ -83,6 +85,23 @@ def read_run(folder: Path) -> RunFolder:
         num_cut=num_cut + num_cut_failures,
         num_strangers=len(predictions) - len(known),
     )
+
+
+def answered_openly(folder: Path) -> list[tuple[str, str, str]]:
+    """Returns (question id, true answer, given answer) of the open questions with a known answer, sorted by id.
+
+    Of an unfinished run those that are there, also in the parts of several processes; how many are not is said.
+    """
+    run = read_run(folder)
+    known = {name for name, question in run.questions.items() if not question.options and question.answer_text}
+    answered = [row for row in run.predictions if row.num_options == 0 and row.question_id in known]
+    if 0 < len(answered) < len(known):
+        console.print(
+            f"{folder}: {len(known) - len(answered)} of {len(known)} open questions have no answer; the others count",
+            markup=False,
+        )
+    texts = {name: run.questions[name].answer_text or "" for name in known}
+    return sorted((row.question_id, texts[row.question_id], row.raw_output or "") for row in answered)
 
 
 def _read_parts(folder: Path, name: str, record: type[AnswerType]) -> tuple[list[AnswerType], int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import Literal
 
-from eval.compare import Comparison
 from eval.metrics.measures import Measure
 from eval.metrics.option_ranking import chance_of
 from eval.metrics.rank_measures import RANKED
@@ -28,6 +27,7 @@ from eval.reporting.cells import (
     value_text,
 )
 from eval.reporting.charts import Bar
+from eval.reporting.comparisons import Comparison
 from eval.reporting.paper_tables import TRANSPOSED, paper_tables
 from eval.reporting.results import Results, RunResults, rule_or_judge
 from eval.tasks import AVERAGED, TASKS, paper_average
@@ -105,7 +105,16 @@ def scoring_notes(results: Results) -> list[str]:
     notes, words = [], {"rule": "by rule", "judge": "by a judge", "both": "by rule and by a judge", "nobody": "not yet"}
     by_task: dict[str, set[str]] = {}
     for task, scores in scores_by_task(results):
-        by_task[task] = {rule_or_judge(score) for _, score in scores if score.measures} or {"nobody"}
+        waiting = [(run, count) for run, score in scores if (count := num_waiting(score))]
+        by_task[task] = {rule_or_judge(score) for _, score in scores if score.measures}
+        if not by_task[task] and not waiting:
+            by_task[task] = {"nobody"}
+        for run, count in waiting:
+            who = f"{title_of(task)}, {run.title}" if len(results.runs) > 1 else title_of(task)
+            notes.append(
+                f"{who}: {count:,} answers are not scored; they wait for `python -m eval.open_answers` or "
+                "`python -m eval.judge`."
+            )
     for kind, text in words.items():
         tasks = [title_of(task) for task, kinds in by_task.items() if kind in kinds]
         if tasks:
@@ -121,6 +130,13 @@ def scoring_notes(results: Results) -> list[str]:
     if any(task in RANKED for task in by_task):
         notes.append(RANKED_NOTE)
     return notes
+
+
+def num_waiting(score: TaskScore) -> int:
+    """Returns how many answers to open questions nothing has scored yet."""
+    if score.measures:
+        return 0
+    return score.num_questions - score.num_failed - score.num_unanswered - score.num_unlabelled
 
 
 def label_notes(results: Results, tasks: Set[str] | None = None) -> list[str]:

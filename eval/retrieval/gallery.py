@@ -13,9 +13,9 @@ from typing import Any
 import numpy
 from pydantic import Field
 
-from eval.metrics.matrices import map_array
-from eval.retrieval.dual_encoder import DualEncoder, Embeddings
 from eval.retrieval.ek100_test_set import NarrationRow, read_test_set
+from eval.retrieval.encoders import DualEncoder, Embeddings
+from eval.score_matrices import map_array
 from exo2ego.console import track
 from exo2ego.data.video import read_frames
 from exo2ego.errors import DataError, EvaluationError, VideoError

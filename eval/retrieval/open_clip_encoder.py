@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from eval.retrieval.dual_encoder import Embeddings
+from eval.retrieval.encoders import Embeddings
 from exo2ego.console import console
 from exo2ego.errors import CheckpointError, DataError, EvaluationError
 from exo2ego.model.identity import module_identity

@@ -17,7 +17,7 @@ from exo2ego.data.pairing import ALL_VIEWS, Sample
 from exo2ego.data.processor import Exo2EgoProcessor
 from exo2ego.data.prompting import CAPTION_REQUEST, user_turn
 from exo2ego.data.spans import Span
-from exo2ego.data.video import DecoderName, read_frames
+from exo2ego.data.video import DecoderName, read_span
 from exo2ego.errors import DataError, VideoError
 from exo2ego.model.options import View
 from exo2ego.records import Clip, Conversation
@@ -45,16 +45,7 @@ class ClipReader:
         if self.store is not None:
             clip = self.store.read(span)
             return self.processor.pixels(clip.frames, clip.source_size, view)
-        frames = read_frames(
-            self.root / span.video,
-            span.start_s,
-            span.end_s,
-            self.processor.num_frames,
-            decoder=self.decoder,
-            frame_rate=span.frame_rate,
-            observation_s=span.observation_s,
-            within=self.root,
-        )
+        frames = read_span(self.root, span, self.processor.num_frames, decoder=self.decoder).frames
         return self.processor.pixels(frames, view=view)
 
 

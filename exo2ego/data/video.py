@@ -5,16 +5,46 @@ from __future__ import annotations
 import importlib.util
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from exo2ego.data.decoders import END_SLACK_S, FrameArray, VideoInfo, VideoReader
 from exo2ego.data.decoders.frame_folder import FrameFolderReader
 from exo2ego.data.sampling import SamplingRule, span_indices
+from exo2ego.data.spans import Span
 from exo2ego.errors import ConfigError, VideoError
 
 DecoderName = Literal["pyav", "decord"]
+
+
+class LabelledFrames(NamedTuple):
+    """The frames of a span, and where in the video they stand."""
+
+    frames: FrameArray
+    """[T, H, W, 3], uint8 RGB."""
+    times_s: list[float] | None
+    """Seconds from the first frame of the video; None for pictures without a frame rate: nobody knows them."""
+    labels: list[str]
+    """`1.20 s`, or `picture 3`, counted from 0."""
+
+
+def read_span(root: Path, span: Span, num_frames: int, *, decoder: DecoderName = "pyav") -> LabelledFrames:
+    """Returns `num_frames` frames of a span of a video below `root`, as `read_frames` does; raises `VideoError`."""
+    path = root / span.video
+    frames, places = read_timed_frames(
+        path,
+        span.start_s,
+        span.end_s,
+        num_frames,
+        decoder=decoder,
+        frame_rate=span.frame_rate,
+        observation_s=span.observation_s,
+        within=root,
+    )
+    if span.frame_rate is None and path.is_dir():
+        return LabelledFrames(frames, None, [f"picture {place:.0f}" for place in places])
+    return LabelledFrames(frames, places, [f"{place:.2f} s" for place in places])
 
 
 def read_frames(

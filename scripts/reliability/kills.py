@@ -165,6 +165,8 @@ def main() -> int:
     parser.add_argument("--signals", type=int, default=2, help="other signals per case (default 2)")
     parser.add_argument("--keep", type=Path, help="folder in which the runs stay (default: a temporary one)")
     options = parser.parse_args()
+    if options.keep is not None and options.keep.exists() and any(options.keep.iterdir()):
+        parser.error(f"--keep {options.keep}: holds an earlier run's files; give a folder that is new or empty")
     began = time.monotonic()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as temporary:

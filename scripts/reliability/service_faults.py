@@ -35,6 +35,7 @@ from urllib.parse import quote
 from eval import egobench, judge
 from eval.answerers import loading
 from eval.predictions import read_predictions
+from eval.reporting.open_measures import JUDGEMENTS_FILE
 from exo2ego.console import console
 from exo2ego.language_service import LanguageService
 from exo2ego.storage import read_json, write_jsonl
@@ -84,7 +85,7 @@ class FaultyServer:
             "429": failure(429),
             "429, Retry-After": failure(429, Retry_After="0.01"),
             "500": failure(500),
-            "502, 503": respond(503, b"<html>Bad gateway</html>", content_type="text/html"),
+            "503, HTML": respond(503, b"<html>Bad gateway</html>", content_type="text/html"),
             "time-out": self._hang,
             "connection reset": reset,
             "garbage": respond(200, bytes(range(256))),
@@ -145,7 +146,7 @@ def judge_round(folder: Path, url: str, place: int) -> tuple[int, int]:
     write_open_folder(folder, {name: (f"true {name}", f"answer number {name[1:]}") for name in names})
     command = ["--folder", str(folder), "--model", "made-up-2024", "--base-url", url, "--timeout-s", str(TIMEOUT_S)]
     _until_done(lambda: judge.main(command))
-    judged = {row["question_id"]: row for row in read_json(folder / judge.JUDGEMENTS_FILE)["judgements"]}
+    judged = {row["question_id"]: row for row in read_json(folder / JUDGEMENTS_FILE)["judgements"]}
     expected = {name: judge.parse_verdict(verdict(f"number {name[1:]}")) for name in names}
     right = [name for name in names if (judged[name]["is_correct"], judged[name]["score"]) == expected[name]]
     return len(names), len(right)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from exo2ego.data.sampling import frame_indices, span_indices
-from exo2ego.data.video import VideoInfo, probe, read_frames
+from exo2ego.data.spans import Span
+from exo2ego.data.video import VideoInfo, probe, read_frames, read_span
 from exo2ego.errors import VideoError
 from tests.data.generated_videos import FRAME_RATE, HEIGHT, WIDTH, cut, numbers, picture, write_audio, write_video
 from tests.shared_data import REPOSITORY
@@ -210,6 +211,14 @@ class TestFrameFolders:
     def test_natural_order_without_depth_maps(self, frames: Path) -> None:
         assert numbers(read_frames(frames, None, None, 12)) == list(range(12))
         assert numbers(read_frames(frames, None, None, 5)) == frame_indices(12, 5)
+
+    def test_of_numbered_pictures_nobody_knows_the_seconds(self, frames: Path) -> None:
+        numbered = read_span(frames.parent, Span(frames.name, None, None), 3)
+        assert numbered.times_s is None
+        assert numbered.labels == [f"picture {number}" for number in numbers(numbered.frames)]
+        timed = read_span(frames.parent, Span(frames.name, 0.5, 0.6, 10.0), 2)
+        assert timed.times_s == pytest.approx([0.5, 0.6])
+        assert timed.labels == ["0.50 s", "0.60 s"]
 
     def test_spans_need_a_frame_rate(self, frames: Path) -> None:
         assert reason_of(frames, 0.5, 1.0) == "no_frame_rate"

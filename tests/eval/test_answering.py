@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from eval.answer_plan import AnswerPlan
 from eval.answerers.protocol import Answerer, ScoreRequest
 from eval.answering import answer_all
+from eval.failures import Failure
 from eval.metrics.scoring import TaskScore
-from eval.predictions import Failure, PredictionStore, claim, merge_parts, read_failures, read_predictions
+from eval.predictions import PredictionStore, claim, merge_parts, read_failures, read_predictions
 from eval.prompts import PROMPTS
 from eval.report import write_report
 from eval.shown_clips import another_order, require_exo_videos, shown_video

@@ -13,6 +13,7 @@ from eval import egobench, shown_clips
 from eval.answer_plan import AnswerPlan
 from eval.answering import LONGEST_ROW_OF_FAULTS
 from eval.predictions import read_failures, read_predictions
+from exo2ego.data.spans import Span
 from exo2ego.errors import DataError, EvaluationError
 from exo2ego.storage import read_json, read_jsonl
 from tests.eval.evaluation_setup import question_row
@@ -222,14 +223,14 @@ def test_a_decoder_that_hangs_is_given_up(
     import threading
 
     over = threading.Event()
-    read_timed_frames = shown_clips.read_timed_frames
+    read_span = shown_clips.read_span
 
-    def hanging(path: Path, *spans: Any, **options: Any) -> Any:
-        if "take1" in str(path):
+    def hanging(root: Path, span: Span, num_frames: int) -> Any:
+        if "take1" in span.video:
             over.wait(60)
-        return read_timed_frames(path, *spans, **options)
+        return read_span(root, span, num_frames)
 
-    monkeypatch.setattr(shown_clips, "read_timed_frames", hanging)
+    monkeypatch.setattr(shown_clips, "read_span", hanging)
     monkeypatch.setattr(egobench, "AnswerPlan", lambda **values: AnswerPlan(**values, longest_read_s=3))
     monkeypatch.setattr("eval.reading_ahead.GOODBYE_S", 0.1)
     assert run(StubModel(), setup, tmp_path, monkeypatch, HALF) == 0
@@ -243,7 +244,8 @@ def test_a_decoder_that_hangs_is_given_up(
 
 def test_several_processes_have_one_budget(tmp_path: Path) -> None:
     """Two processes that each may fail at one question would fail at two of the run's."""
-    from eval.predictions import Failure, PredictionStore, claim
+    from eval.failures import Failure
+    from eval.predictions import PredictionStore, claim
     from exo2ego.records import Question
 
     asked = [Question.model_validate(row) for row in one_clip_each(4)]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eval import clip_files
+from eval import clip_files, export_vlmevalkit
 from eval.clip_files import FAILURES_FILE, clip_file, clip_path, cut_all, unreadable_videos
 from exo2ego.data.spans import Span
 from exo2ego.data.video import read_timed_frames
-from exo2ego.errors import VideoError
+from exo2ego.errors import ConfigError, VideoError
 from exo2ego.storage import read_jsonl, write_jsonl
 from tests.eval.evaluation_setup import question_row
 from tests.eval.lmms_eval_setup import coloured, write_pictures, write_video
@@ -112,3 +113,31 @@ def test_the_command_cuts_what_tables_need_and_fails_where_too_much_is_unreadabl
     assert "1 of 4 clips cannot be cut" in capsys.readouterr().err
     assert [row["video"] for row in read_jsonl(tmp_path / "clips" / FAILURES_FILE)] == ["gone.mp4"]
     assert clip_files.main([*arguments, "max_failure_rate=0.5"]) == 0
+
+
+@pytest.mark.parametrize("command", [clip_files, export_vlmevalkit])
+def test_a_dry_run_writes_nothing(
+    root: Path, tmp_path: Path, command: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_jsonl(tmp_path / "questions.jsonl", [question_row(number, video="ego.mp4") for number in range(2)])
+    folder = tmp_path / "made"
+    key = "clips" if command is clip_files else "out"
+    arguments = [f"data.root={root}", f"data.questions={tmp_path / 'questions.jsonl'}", f"{key}={folder}"]
+    assert command.main([*arguments, "--dry-run"]) == 0
+    assert not folder.exists()
+    said = capsys.readouterr().out
+    assert ("would cut 1 clips; 0 are there" if key == "clips" else "16 pictures would be written") in said
+    assert command.main(arguments) == 0
+    capsys.readouterr()
+    assert command.main([*arguments, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert ("would cut 0 clips; 1 are there" if key == "clips" else "0 pictures would be written") in said
+
+
+@pytest.mark.parametrize("command", [clip_files, export_vlmevalkit])
+def test_what_would_be_ignored_is_refused(root: Path, command: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main([f"data.root={root}", "data.clip_store=store", "out=o"]) == ConfigError.exit_code
+    assert "clip_store" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main([f"data.root={root}", "--resume", "auto"])
+    assert "--resume" in capsys.readouterr().err

@@ -95,6 +95,15 @@ def test_other_questions_are_refused_or_left_out(tmp_path: Path, change: dict[st
     assert found.num_left_out == (2 if "id" in change else 1)
 
 
+def test_without_an_equal_question_no_other_flag_is_advised(tmp_path: Path) -> None:
+    for name, video in (("a", "x.mp4"), ("b", "y.mp4")):
+        write_run(tmp_path / name, questions=[question("egoplan", n, video=video) for n in range(3)])
+    for common in (False, True):
+        with pytest.raises(EvaluationError, match="have no question in common: 3 are") as caught:
+            compare(read_run(tmp_path / "a"), read_run(tmp_path / "b"), common=common)
+        assert "--common" not in str(caught.value)
+
+
 def test_several_are_compared_with_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for place, name in enumerate("abc"):
         write_run(tmp_path / name, tasks=["egoplan", "charades_ego"], num_questions=20, seed=place)

@@ -20,7 +20,7 @@ from eval.answerers.dual_encoder import DualEncoderAnswerer
 from eval.answerers.loading import AnswererOptions, EndpointOptions, load_answerer
 from eval.answerers.protocol import ScoreRequest
 from eval.predictions import read_predictions
-from eval.retrieval.dual_encoder import load_dual_encoder
+from eval.retrieval.loading import load_dual_encoder
 from eval.retrieval.open_clip_encoder import OWN_CONFIG, OpenClipEncoder
 from exo2ego.errors import CheckpointError, EvaluationError, Exo2EgoError
 from exo2ego.storage import write_jsonl

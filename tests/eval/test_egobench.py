@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from eval import egobench, report
+from exo2ego.data.spans import Span
 from exo2ego.errors import CheckpointError, ConfigError, DataError, EvaluationError
 from exo2ego.records import Prediction
 from exo2ego.storage import read_json, read_jsonl, write_jsonl
@@ -130,14 +131,14 @@ def test_a_prompt_text_that_changed_under_its_name_is_noticed(
 def test_each_clip_is_decoded_once(setup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from eval import shown_clips
 
-    decoded: list[Path] = []
-    read_timed_frames = shown_clips.read_timed_frames
+    decoded: list[Span] = []
+    read_span = shown_clips.read_span
 
-    def counted(path: Path, *spans: Any, **options: Any) -> Any:
-        decoded.append(path)
-        return read_timed_frames(path, *spans, **options)
+    def counted(root: Path, span: Span, num_frames: int) -> Any:
+        decoded.append(span)
+        return read_span(root, span, num_frames)
 
-    monkeypatch.setattr(shown_clips, "read_timed_frames", counted)
+    monkeypatch.setattr(shown_clips, "read_span", counted)
     assert run(setup, tmp_path, ALL_MODES) == 0
     assert len(decoded) == NUM_TAKES
 

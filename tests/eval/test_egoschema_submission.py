@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from eval import egoschema_submission
-from eval.predictions import Failure, PredictionStore
+from eval.failures import Failure
+from eval.predictions import PredictionStore
 from exo2ego.storage import read_json
 from tests.eval.open_folder import prediction, question
 

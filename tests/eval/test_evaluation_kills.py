@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from scripts.reliability import evaluation_kills
+from scripts.reliability import kills as training_kills
 from scripts.reliability.evaluation_kills import CASES, Bench, Row, _compare, prepare, put_to_the_test, report
 from scripts.reliability.tiny_egobench import make_egobench
 
@@ -21,6 +24,17 @@ TABLES = {
 def tested(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     folder = tmp_path_factory.mktemp("evaluations")
     return prepare(make_egobench(folder / "bench"), folder)
+
+
+@pytest.mark.parametrize("command", [evaluation_kills, training_kills])
+def test_a_folder_of_an_earlier_run_is_refused(
+    tmp_path: Path, command: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "case0").mkdir()
+    monkeypatch.setattr("sys.argv", ["kills", "--keep", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "give a folder that is new or empty" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 
 from eval import judge
 from eval.judge import parse_verdict
+from exo2ego.errors import EvaluationError
+from exo2ego.language_service import CHARACTERS_PER_TOKEN
 from exo2ego.storage import read_json
 from tests.eval.open_folder import write_open_folder
 from tests.fake_language_server import CANARY, FakeServer, completion, failure, fake_server
@@ -110,3 +114,31 @@ def test_dry_run_sends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert judge.main(arguments(folder, server, "--dry-run")) == 0
         assert not server.requests
     assert "3 answers, about" in capsys.readouterr().out
+
+
+def test_the_estimate_of_a_dry_run_counts_what_is_sent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_open_folder(tmp_path / "run", {"a" * 4000: ("yes", "no")})  # `question` repeats the name
+    with fake_server(completion(YES)) as server:
+        assert judge.main(arguments(folder, server, "--dry-run")) == 0
+        counted = int(re.search(r"about ([\d,]+) tokens", capsys.readouterr().out)[1].replace(",", ""))  # type: ignore[index]
+        assert judge.main(arguments(folder, server)) == 0
+        sent = sum(len(message["content"]) for message in server.requests[0]["messages"])
+    assert counted == math.ceil(sent / CHARACTERS_PER_TOKEN)
+
+
+def test_a_dry_run_without_open_answers_fails_as_the_command_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_open_folder(tmp_path / "run", {})
+    with fake_server(completion(YES)) as server:
+        for more in ((), ("--dry-run",)):
+            assert judge.main(arguments(folder, server, *more)) == EvaluationError.exit_code
+            assert "holds no answers to open questions" in " ".join(capsys.readouterr().err.split())
+
+
+def test_help_says_where_verdicts_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        judge.main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "default: `judge_cache` in the folder" in said
+    assert "default None" not in said

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from eval import mir
 from eval.metrics.graded_retrieval import score_retrieval
-from eval.metrics.matrices import read_matrix, show_json
+from eval.score_matrices import read_matrix, show_json
 from exo2ego.action_relevancy import ActionClass, relevancy, relevancy_matrix
 from exo2ego.errors import DataError, EvaluationError
 from tests.shared_data import shared_path

@@ -21,7 +21,7 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("qwen_vl:", "model=qwen_vl:: nothing stands behind the colon; expected a folder"),
+        ("qwen_vl:", "model=qwen_vl:: nothing stands behind the colon; expected a name or a folder"),
         ("endpoint:", "model=endpoint:: nothing stands behind the colon; expected the model's name at the endpoint"),
         ("open_clip:", "model=open_clip:: nothing stands behind the colon; expected ARCH@FILE"),
         ("{setup}/questions.jsonl", "questions.jsonl: is a file; give the run folder, checkpoint or export that it"),

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from eval import open_answers
 from eval.open_answers import WordScorer, f1_of_common_subsequence
+from eval.reporting.results import read_results
+from eval.reporting.tables import result_table
 from exo2ego.storage import read_json
 from tests.eval.open_folder import write_open_folder
 
@@ -86,3 +88,17 @@ def test_a_folder_without_open_answers(tmp_path: Path, capsys: pytest.CaptureFix
     folder = write_open_folder(tmp_path / "run", {})
     assert open_answers.main([str(folder)]) == 5
     assert "holds no answers to open questions" in " ".join(capsys.readouterr().err.split())
+
+
+def test_answers_that_nothing_has_scored_are_counted_with_what_to_run(tmp_path: Path) -> None:
+    folder = write_open_folder(tmp_path / "run")
+
+    def waiting() -> list[str]:
+        return [note for note in result_table(read_results([folder])).notes if "wait" in note]
+
+    (note,) = waiting()
+    assert "QAEgo4D (open): 3 answers are not scored" in note
+    assert "python -m eval.open_answers" in note
+    assert "python -m eval.judge" in note
+    assert open_answers.main([str(folder), "--no-similarity"]) == 0
+    assert not waiting()

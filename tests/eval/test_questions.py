@@ -68,7 +68,8 @@ def test_a_table_of_ones_own_is_a_task(tmp_path: Path) -> None:
     [
         (["egoplan", "egoschma"], "no questions of egoschma (did you mean egoschema?)"),
         (["egoplan", "vlnqa"], "no questions of vlnqa in"),
-        (["vlnqa"], "holds no table of vlnqa"),
+        (["vlnqa"], "holds no table of vlnqa; it has egoplan, egoschema, notes"),
+        (["egoschma"], "holds no table of egoschma (did you mean egoschema?)"),
     ],
 )
 def test_a_task_without_questions_is_an_error(tmp_path: Path, tasks: list[str], message: str) -> None:

@@ -19,8 +19,10 @@ from eval.reporting.examples import FrameReader, choose_examples
 from eval.reporting.results import read_results
 from eval.reporting.run_folder import read_run
 from exo2ego.intervals import Interval
+from exo2ego.records import Question
 from exo2ego.storage import read_jsonl, write_jsonl
-from tests.eval.evaluation_setup import write_video
+from tests.eval.evaluation_setup import question_row, write_video
+from tests.eval.lmms_eval_setup import write_pictures
 from tests.eval.result_folder import question, write_run
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -86,6 +88,14 @@ def test_the_page_holds_all_it_needs_and_data_is_text(page: Path) -> None:
     assert text.count('class="scroll" tabindex="0" role="region" aria-label=') == text.count('class="scroll"')
     assert "Table 5 of the paper" in text
     assert "Table 6 of the paper" not in text, "nothing of it was asked"
+
+
+def test_frames_of_numbered_pictures_get_no_invented_seconds(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "pictures")
+    asked = question_row(0, video="pictures", start=None, end=None)
+    frames, fault = FrameReader(tmp_path, 2).read(Question.model_validate(asked))
+    assert not fault
+    assert [frame.time for frame in frames] == ["picture 5", "picture 14"]
 
 
 def test_the_worst_mistakes_come_first(page: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eval.failures import Failure
 from eval.metrics.scoring import best_option, score
-from eval.predictions import Failure
 from eval.prompts import PROMPTS, choice_turn, open_turn
 from eval.report import write_report
 from exo2ego.errors import EvaluationError
