@@ -2,53 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 
 from exo2ego.data.processor import Exo2EgoProcessor
 from scripts import show
+from tests.browser import browser, run_browser, screenshot
 from tests.record_examples import conversation, question, write_pictures, write_records
 from tests.tiny_models import tiny_tokenizer
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 RED = (200, 30, 40)
 TARGET_COLOURS = ((0xFF, 0xD2, 0x7A), (0xFF, 0xE3, 0xAD))
 TRUTH_COLOUR = (0xDF, 0xF3, 0xE6)
 VIDEO_COLOUR = (0x0B, 0x6B, 0x53)
 DARK_PAGE = (0x14, 0x16, 0x18)
-
-
-@functools.cache
-def browser() -> str:
-    found = next((path for path in map(shutil.which, BROWSERS) if path), None)
-    if found is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
-    return found
-
-
-def run_browser(profile: Path, *arguments: str) -> str:
-    command = [
-        *(browser(), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
-        *("--force-device-scale-factor=1", f"--user-data-dir={profile}", "--virtual-time-budget=2000", *arguments),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def screenshot(profile: Path, page: Path, size: str, *arguments: str) -> NDArray[numpy.int64]:
-    picture = profile.parent / "screenshot.png"
-    run_browser(profile, f"--screenshot={picture}", f"--window-size={size}", *arguments, page.as_uri())
-    with Image.open(picture) as image:
-        return numpy.asarray(image.convert("RGB")).astype(numpy.int64)
 
 
 def num_pixels(picture: NDArray[numpy.int64], colour: tuple[int, int, int], tolerance: int = 0) -> int:

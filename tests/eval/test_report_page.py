@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 
 from eval import report
 from eval.reporting.charts import Bar, interval_bar, radar_chart
@@ -21,32 +17,14 @@ from eval.reporting.run_folder import read_run
 from exo2ego.intervals import Interval
 from exo2ego.records import Question
 from exo2ego.storage import read_jsonl, write_jsonl
+from tests.browser import run_browser, screenshot
 from tests.eval.evaluation_setup import question_row, write_video
 from tests.eval.lmms_eval_setup import write_pictures
 from tests.eval.result_folder import question, write_run
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ATTACK = "<script>document.title = 'ran'</script><img src=x onerror=\"document.title = 'ran'\">"
 OURS_COLOUR = (0xEA, 0xF2, 0xFB)
 RIGHT_COLOUR = (0xDF, 0xF3, 0xE6)
-
-
-@functools.cache
-def browser() -> str:
-    found = next((path for path in map(shutil.which, BROWSERS) if path), None)
-    if found is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
-    return found
-
-
-def run_browser(profile: Path, *arguments: str) -> str:
-    command = [
-        *(browser(), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
-        *("--force-device-scale-factor=1", f"--user-data-dir={profile}", "--virtual-time-budget=2000", *arguments),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -140,13 +118,6 @@ def test_outcomes_can_be_chosen(tmp_path: Path, page: Path) -> None:
     ]
     assert sum(counts) == 12
     assert counts[0] >= 8
-
-
-def screenshot(profile: Path, page: Path, size: str, *arguments: str) -> NDArray[numpy.uint8]:
-    picture = profile.parent / "screenshot.png"
-    run_browser(profile, f"--screenshot={picture}", f"--window-size={size}", *arguments, page.as_uri())
-    with Image.open(picture) as image:
-        return numpy.asarray(image.convert("RGB"))
 
 
 def num_pixels(picture: NDArray[numpy.uint8], colour: tuple[int, int, int]) -> int:
