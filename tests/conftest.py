@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,10 @@ hypothesis.settings.register_profile(
     "house", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("house")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell starts what it puts into the background so, and programs inherit it: the tests could interrupt none
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 

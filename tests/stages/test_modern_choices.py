@@ -121,7 +121,7 @@ def check_answers(runs: Path, choice: Choice) -> None:
     for answerer in answerers:
         assert answerer.processor.num_video_tokens == choice.num_tokens
         prompt, video = answerer.render("What does C do?"), answerer.encode(FRAMES[: answerer.num_frames])
-        assert video.shape[1] == choice.num_tokens["ego"]
+        assert video.tokens.shape[1] == choice.num_tokens["ego"]
         scores.append(answerer.score(video, [ScoreRequest(prompt, tuple(TEXTS), "options")])[0])
         assert "<video>" not in answerer.generate(video, prompt)
     assert answerers[0].render("Why?") == answerers[1].render("Why?")
