@@ -40,8 +40,6 @@ class AnswerPlan:
     """Processes that share the clips."""
     longest_read_s: float = 900.0
     """Seconds after which a clip that threads read is given up: its decoder hangs."""
-    shows_options: bool = True
-    """Whether the form of the prompts can show options."""
 
     def modes_of(self, question: Question) -> tuple[AnswerMode, ...]:
         """Returns how a question is answered: an open one by generated text alone."""

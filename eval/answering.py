@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.answer_plan import AnswerPlan, AskedClip
-from eval.answerers.protocol import Answerer, EncodedVideo, ScoreRequest
+from eval.answerers.protocol import Answerer, EncodedVideo, LimitedAnswerer, ScoreRequest
 from eval.failures import Failure
 from eval.metrics.scoring import best_option
 from eval.model_faults import EncodedClip, Fault, scores_of, text_of
@@ -140,8 +140,11 @@ def _prompt(question: Question, mode: AnswerMode, answerer: Answerer, plan: Answ
 
 
 def hash_of_prompts(questions: Sequence[Question], answerer: Answerer, plan: AnswerPlan) -> str:
-    """Returns a hash of every question's prompts, of those that show the options and of those that do not."""
-    modes: tuple[AnswerMode, ...] = ("likelihood", "letter") if plan.shows_options else ("likelihood",)
+    """Returns a hash of every prompt that the model could be asked with: a mode may be added later."""
+    able: tuple[AnswerMode, ...] = (
+        answerer.modes if isinstance(answerer, LimitedAnswerer) else ("likelihood", "generate")
+    )
+    modes = [mode for mode in able if mode != "letter"]  # its prompt is that of generate
     rendered = (_prompt(question, mode, answerer, plan) for question in questions for mode in modes)
     return hash_text("\n".join(sorted(map(hash_text, rendered))))
 

@@ -72,7 +72,7 @@ def clip_file(span: Span, root: Path, folder: Path) -> Path:
     Raises `VideoError` where the video cannot be read.
     """
     source = locate(root / span.video, root)
-    if source.is_file() and span[1:] == Span(span.video, None, None)[1:]:
+    if _is_shown_whole(span, root):
         return source
     path = clip_path(span, folder)
     if not path.exists():
@@ -179,11 +179,11 @@ def cut_all(spans: Sequence[Span], root: Path, folder: Path, num_workers: int) -
 
 def show_plan(spans: Sequence[Span], root: Path, folder: Path) -> int:
     """Says what would be cut, and cuts the first of it into a temporary folder; nothing else is written."""
-    missing = [span for span in spans if not _is_shown_whole(span, root) and not clip_path(span, folder).exists()]
-    num_whole = sum(_is_shown_whole(span, root) for span in spans)
+    in_parts = [span for span in spans if not _is_shown_whole(span, root)]
+    missing = [span for span in in_parts if not clip_path(span, folder).exists()]
     console.print(
-        f"{folder}: would cut {len(missing)} clips; {len(spans) - num_whole - len(missing)} are there; "
-        f"{num_whole} videos are shown whole, as they are",
+        f"{folder}: would cut {len(missing)} clips; {len(in_parts) - len(missing)} are there; "
+        f"{len(spans) - len(in_parts)} videos are shown whole, as they are",
         markup=False,
     )
     with tempfile.TemporaryDirectory() as temporary:

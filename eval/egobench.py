@@ -160,7 +160,6 @@ def evaluate(config: EgoBenchConfig, options: RunOptions) -> int:
         num_workers=config.num_workers,
         process_index=processes.index,
         num_processes=processes.count,
-        shows_options=config.form == "chat",
     )
     if options.dry_run:
         _show(questions, answer_first(questions, answerer, plan))
@@ -190,7 +189,8 @@ def evaluate(config: EgoBenchConfig, options: RunOptions) -> int:
 def _output(config: EgoBenchConfig, options: RunOptions) -> Path:
     """Returns the folder to write; raises `EvaluationError` for `--resume DIR` without a run in it."""
     if options.resume in (None, "auto"):
-        return config.output
+        # a folder without a name of its own (`.`) could not be moved aside
+        return config.output if config.output.name not in ("", "..") else config.output.resolve()
     if not (Path(options.resume) / RUN_FILE).is_file():
         raise EvaluationError(f"--resume {options.resume}: holds no {RUN_FILE}; give the output folder of a run")
     return Path(options.resume)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy
@@ -49,7 +50,8 @@ def read_ahead(
         except VideoError as error:
             return error
         if isinstance(answerer, PreparingAnswerer):
-            return shown._replace(prepared=answerer.prepare(shown.frames))
+            with suppress(Exception):  # `encode` meets the same fault, where it is counted and does not end the run
+                return shown._replace(prepared=answerer.prepare(shown.frames))
         return shown
 
     def late(clip: AskedClip) -> VideoError:

@@ -8,7 +8,7 @@ observation, and its last frame must be that observation: `observation_s`. Where
 the observation alone, which here is a span of one instant. Options keep the order of the source: its leaderboard takes
 letters.
 
-Traps: frame numbers of EPIC-KITCHENS-100 do not count the frames of the video, see `data_builders/epic_kitchens.py`;
+Traps: frame numbers of EPIC-KITCHENS-100 do not count the frames of the video, see `exo2ego/raw/epic_kitchens.py`;
 its extracted frames are numbered from 1, so that number N, which the authors open, is second (N - 1) / rate there;
 the list of actions may be empty; two choices may be the same text, and the official script compares texts.
 """
@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from data_builders import ego4d, epic_kitchens
+from data_builders import ego4d
 from data_builders.distractors.quality import report_quality
 from data_builders.egobench.clip_lengths import ClipLengths
 from data_builders.egobench.options import EgoBenchOptions, has_repeated_options, option_text, repeated_truths
@@ -32,6 +32,7 @@ from data_builders.paper_counts import PaperCount
 from data_builders.source import Account, Source, Tables, run_source
 from exo2ego.data.prompting import normal_form
 from exo2ego.errors import ConfigError, DataError
+from exo2ego.raw import epic_kitchens
 from exo2ego.raw.files import RawFiles
 from exo2ego.raw.rows import FileStem, OptionalText, RawRow, Text, frame_to_seconds
 from exo2ego.records import Question

@@ -27,12 +27,12 @@ from data_builders.distractors.quality import report_quality
 from data_builders.egobench.choices import arrange
 from data_builders.egobench.clip_lengths import ClipLengths
 from data_builders.egobench.ek100_relevancy import Captions
-from data_builders.epic_kitchens import VIDEO_LAYOUTS, frame_rate_of
 from data_builders.media import MediaFolder
 from data_builders.paper_counts import PaperCount
 from data_builders.source import Account, Source, Tables, run_source
 from exo2ego.action_relevancy import ActionClass
 from exo2ego.errors import DataError
+from exo2ego.raw.epic_kitchens import VIDEO_LAYOUTS, frame_rate_of
 from exo2ego.raw.files import RawFiles
 from exo2ego.raw.rows import ClockSeconds, FileStem, PythonList, RawRow, Text
 from exo2ego.records import Question

@@ -19,6 +19,7 @@ from eval.reporting.open_measures import JudgeAgreement, judge_agreement, judge_
 from eval.reporting.run_folder import PREFERRED, RunFolder, read_run
 from eval.reporting.run_names import controls_of, names_of, titled
 from eval.tasks import AVERAGED, TASKS, paper_average, radar
+from exo2ego.data.prompting import normal_form
 from exo2ego.errors import ConfigError
 from exo2ego.intervals import Interval, average_interval
 from exo2ego.records import AnswerMode
@@ -163,8 +164,6 @@ def _score_run(folder: RunFolder, name: str) -> RunResults:
 def _no_calibration(folder: RunFolder) -> str:
     """Returns why there is none: scores that the model does not say are log-probabilities are not taken for such."""
     said = (folder.description.get("provenance", {}).get("model") or {}).get("scores")
-    if said is None and str(folder.config.get("model", "")).startswith("open_clip:"):
-        said = "cosine similarities"  # of a run from before models said so
     return f"its option scores are {said}, not log-probabilities" if said else ""
 
 
@@ -208,6 +207,12 @@ def _warnings(folder: RunFolder, scores: Sequence[TaskScore]) -> list[str]:
         found.append("the last line of the predictions is half written and was left out: the run was killed")
     if folder.num_strangers:
         found.append(f"{folder.num_strangers:,} predictions are for questions that were not asked; they are left out")
+    repeating = sum(
+        len({normal_form(option) for option in question.options}) < len(question.options)
+        for question in folder.questions.values()
+    )
+    if repeating:
+        found.append(f"{repeating:,} questions give an option twice: an answer by text that chooses it counts as wrong")
     for row in scores:
         if row.num_unanswered:
             answered = row.num_questions - row.num_unanswered

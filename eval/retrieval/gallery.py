@@ -20,22 +20,13 @@ from exo2ego.console import track
 from exo2ego.data.video import read_frames
 from exo2ego.errors import DataError, EvaluationError, VideoError
 from exo2ego.parallel import in_order
+from exo2ego.raw.epic_kitchens import VIDEO_LAYOUTS
 from exo2ego.raw.rows import ClockSeconds, FileStem, Text
 from exo2ego.storage import atomic_path, read_json, remove_leftovers, write_json, write_jsonl
 
 CLIPS_PER_PART = 128
 RUN_FILE = "run.json"
 FAILURES_FILE = "failures.jsonl"
-VIDEO_LAYOUTS = (
-    "{participant}/videos/{video}.MP4",
-    "{participant}/{video}.MP4",
-    "videos/{video}.MP4",
-    "{video}.MP4",
-    "{participant}/videos/{video}.mp4",
-    "{participant}/{video}.mp4",
-    "{video}.mp4",
-)
-"""Where the download script puts a video, and other forms."""
 
 
 class ClipRow(NarrationRow):

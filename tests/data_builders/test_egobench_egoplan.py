@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_builders import epic_kitchens
 from data_builders.egobench.egoplan import SOURCE, EgoPlanOptions, main
 from data_builders.source import build_source
 from eval.questions import read_questions
 from exo2ego.data.video import read_frames
 from exo2ego.errors import ConfigError, DataError
+from exo2ego.raw import epic_kitchens
 from exo2ego.storage import read_jsonl
 from tests.data_builders.raw_egoplan import EGO4D, row, write_egoplan
 from tests.shared_data import shared_path

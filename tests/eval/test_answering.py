@@ -244,3 +244,23 @@ def test_what_threads_prepare_is_what_is_encoded(videos: Path, tmp_path: Path) -
     evaluate(prepares, videos, tmp_path / "prepared")
     for prepared, frames in zip(prepares.shown, plain.shown, strict=True):
         assert prepared == pytest.approx(frames / 255)
+
+
+def test_what_threads_cannot_prepare_is_a_counted_failure(videos: Path, tmp_path: Path) -> None:
+    class Refuses(Looking):
+        def prepare(self, frames: NDArray[numpy.uint8]) -> Any:
+            raise ValueError("a picture this thin cannot be resized")
+
+        def encode(self, frames: NDArray[numpy.uint8]) -> Any:
+            return self.prepare(frames)
+
+        def encode_prepared(self, prepared: Any) -> Any:
+            raise AssertionError("nothing was prepared")
+
+    evaluate(Refuses([-1.0, -2.0, -3.0, -4.0, -5.0]), videos, tmp_path, max_failures=15)
+    assert read_predictions(tmp_path) == []
+    failures = read_failures(tmp_path)
+    assert {(row.question_id, row.mode) for row in failures} == {
+        (row.question_id, m) for row in QUESTIONS for m in MODES
+    }
+    assert "a picture this thin" in failures[0].detail

@@ -319,6 +319,18 @@ def test_the_plain_form_leaves_open_questions_out(
     assert set(answers(tmp_path / "out")) == {("inter/take1/1", "likelihood")}
 
 
+def test_the_current_folder_is_moved_aside_like_any_other(
+    setup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert run(setup, Path("."), "modes=likelihood") == 0
+    assert run(setup, Path("."), "modes=likelihood", "seed=1") == 0
+    (earlier,) = tmp_path.glob("here.earlier-*.1")
+    assert [read_json(folder / "run.json")["key"]["seed"] for folder in (earlier, here)] == [0, 1]
+
+
 def test_videos_of_another_folder_are_another_run(
     setup: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -104,6 +104,17 @@ def test_the_average_and_its_interval(tmp_path: Path) -> None:
     assert all(value is not None for value in average.axes.values())
 
 
+def test_repeated_options_are_counted(tmp_path: Path) -> None:
+    write_run(tmp_path, tasks=["egoplan"], num_questions=3)
+    assert read_results([tmp_path]).runs[0].warnings == []
+    rows = list(read_jsonl(tmp_path / "questions.jsonl"))
+    rows[0]["options"][1] = f"{rows[0]['options'][0].upper()} ."
+    rows[1]["options"][-1] = rows[1]["options"][0]
+    write_jsonl(tmp_path / "questions.jsonl", rows)
+    (warning,) = read_results([tmp_path]).runs[0].warnings
+    assert warning.startswith("2 questions give an option twice")
+
+
 def test_fewer_than_ten_tasks_have_no_average(tmp_path: Path) -> None:
     write_run(tmp_path, tasks=["egoplan", "egomcq_inter"], num_questions=5)
     (average,) = read_results([tmp_path]).runs[0].averages
@@ -275,15 +286,12 @@ def test_no_predictions_yet_is_a_report_too(tmp_path: Path) -> None:
     assert "unfinished: no answers yet to egoplan" in page
 
 
-@pytest.mark.parametrize("says_so", [True, False])
-def test_cosines_have_no_calibration(tmp_path: Path, says_so: bool) -> None:
-    """Also not in a folder from before models said what their scores are."""
-    write_run(tmp_path, tasks=["egoplan"], num_questions=20, model="own:x" if says_so else "open_clip:ViT-L-14@x.pt")
-    if says_so:
-        description = read_json(tmp_path / "run.json")
-        parts = {"encoder": None, "language_model": None, "scores": "cosine similarities"}
-        description["provenance"]["model"] = parts
-        write_json(tmp_path / "run.json", description)
+def test_cosines_have_no_calibration(tmp_path: Path) -> None:
+    write_run(tmp_path, tasks=["egoplan"], num_questions=20)
+    description = read_json(tmp_path / "run.json")
+    parts = {"encoder": None, "language_model": None, "scores": "cosine similarities"}
+    description["provenance"]["model"] = parts
+    write_json(tmp_path / "run.json", description)
     assert report.main([str(tmp_path)]) == 0
     found = read_json(tmp_path / "results.json")
     assert [row["calibration"] for row in found["results"]] == [None]
